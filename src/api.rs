@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::{
     backend::{self, Device},
-    base::{Error, Result, error::nearest},
+    base::{Error, Result},
     data::{
         Dataset, Vocab,
         split::{HeldOut, Split, SplitSpec},
@@ -17,7 +17,7 @@ use crate::{
     eval::{EvalOptions, Evaluation, ItemMap, Query, RatingOptions, evaluate, evaluate_ratings},
     recommender::{Recommendation, Recommender, Rejected, Request},
     train::{
-        OpenRun, RunConfig, RunFolder, Settings, TrainEvent, Which,
+        OpenRun, Pretrained, RunConfig, RunFolder, Settings, TrainEvent, Which,
         checkpoint::TrainState,
         finish::evaluate_best,
         resolve::{default_split, rating_scale, resolve_settings},
@@ -26,11 +26,12 @@ use crate::{
     },
 };
 
-/// A training run from random weights: its settings, its split and its device.
+/// A training run, from random weights or from a trained run: its settings, its split and its device.
 #[derive(Clone, Debug, Default)]
 pub struct Training {
-    settings: Settings,
-    given: Vec<String>,
+    pretrained: Option<Pretrained>,
+    /// The chosen settings, in the order of the calls.
+    given: Vec<(String, Value)>,
     split: Option<SplitSpec>,
     device: Option<Device>,
     threads: Option<usize>,
@@ -46,12 +47,32 @@ pub struct TrainedRun {
     pub state: TrainState,
     /// The evaluation of the best weights on the test part, with baselines.
     pub evaluation: Evaluation,
+    /// For a fine-tuned run: keys that may not match those of the base, and test events that a base was trained on.
+    pub warnings: Vec<String>,
 }
 
 impl Training {
-    /// Creates a training with the default settings.
+    /// Creates a training from random weights, with the default settings.
     pub fn new() -> Training {
         Training::default()
+    }
+
+    /// Creates a training that starts from a trained run, with the settings of that run, as `mipgpu finetune`. Items,
+    /// users and values of side fields are matched by key.
+    ///
+    /// ```no_run
+    /// # fn main() -> mipgpu::Result<()> {
+    /// use mipgpu::{Dataset, Pretrained, Training, Transfer};
+    ///
+    /// let films = Pretrained { transfer: Transfer::Patch, ..Pretrained::new("runs/films") };
+    /// let books = Dataset::open("data/books".as_ref())?;
+    /// let tuned = Training::finetune(films).set("epochs", 5)?.run(&books, "runs/books".as_ref())?;
+    /// println!("{}", tuned.evaluation.text());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn finetune(pretrained: Pretrained) -> Training {
+        Training { pretrained: Some(pretrained), ..Training::default() }
     }
 
     /// Sets one setting. Settings have the names of the flags of `mipgpu train`, without the dashes: `"lr"`,
@@ -61,20 +82,10 @@ impl Training {
     /// There is no such setting (the hint names the most similar one), or the value has another type.
     /// [`Training::run`] checks ranges.
     pub fn set(mut self, name: &str, value: impl Into<Value>) -> Result<Training> {
-        let mut all = serde_json::json!(self.settings);
-        let known: Vec<&str> = all.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
-        if !known.contains(&name) {
-            let e = Error::user(format!("unknown setting '{name}'"));
-            return Err(match nearest(name, known) {
-                Some(near) => e.hint(format!("did you mean '{near}'?")),
-                None => e.hint("settings have the names of the flags of `mipgpu train --help-all`"),
-            });
-        }
-        all[name] = value.into();
-        self.settings = serde_json::from_value(all).map_err(|e| Error::user(format!("setting '{name}': {e}")))?;
-        if !self.given.iter().any(|given| given == name) {
-            self.given.push(name.into());
-        }
+        let value = value.into();
+        Settings::default().set(name, value.clone())?;
+        self.given.retain(|(given, _)| given != name);
+        self.given.push((name.into(), value));
         Ok(self)
     }
 
@@ -105,8 +116,8 @@ impl Training {
     /// Trains to the end and evaluates the best weights on the test part.
     ///
     /// # Errors
-    /// The settings do not fit the data, the folder exists, the device cannot be used, the loss is not finite, or the
-    /// run was stopped.
+    /// The settings do not fit the data or the pre-trained run, a pre-trained run was trained on held-out events of the
+    /// same data, the folder exists, the device cannot be used, the loss is not finite, or the run was stopped.
     pub fn run(self, data: &Dataset, out: &Path) -> Result<TrainedRun> {
         self.run_with(data, out, |_| {})
     }
@@ -121,22 +132,10 @@ impl Training {
         out: &Path,
         mut observe: impl FnMut(TrainEvent) + Send,
     ) -> Result<TrainedRun> {
-        let Training { mut settings, given, split, device, threads, stop } = self;
-        settings.find()?;
-        let spec = split.map_or_else(|| default_split(&settings), Ok)?;
-        resolve_settings(&given, &mut settings, data, None)?;
-        let ratings = rating_scale(&settings, data, spec)?;
-        let config = RunConfig {
-            version: RunConfig::VERSION,
-            data: std::path::absolute(data.folder()).unwrap_or(data.folder().into()),
-            data_fingerprint: data.fingerprint().to_string(),
-            split: spec,
-            from: None,
-            ratings,
-            settings,
-        };
+        let (config, warnings) = self.config(data)?;
+        let Training { device, threads, stop, .. } = self;
         let device = device.unwrap_or(Device::Auto);
-        let split = Split::for_task(data, spec, config.settings.find()?.1.baskets)?;
+        let split = Split::for_task(data, config.split, config.settings.find()?.1.baskets)?;
         backend::probe(device, config.settings.precision.on(device))?;
         check(&config, data, &split)?;
         let folder = RunFolder::new(out);
@@ -152,8 +151,41 @@ impl Training {
                     .hint("the run folder holds a checkpoint: `mipgpu train --resume` continues it"));
             }
             let evaluation = evaluate_best(&folder, data, &split, device)?;
-            Ok(TrainedRun { folder: folder.path.clone(), state, evaluation })
+            Ok(TrainedRun { folder: folder.path.clone(), state, evaluation, warnings })
         })
+    }
+
+    /// Returns the configuration of the run, and warnings.
+    ///
+    /// # Errors
+    /// The settings do not fit the data or the pre-trained run.
+    fn config(&self, data: &Dataset) -> Result<(RunConfig, Vec<String>)> {
+        let names: Vec<String> = self.given.iter().map(|(name, _)| name.clone()).collect();
+        let apply = |start: &Settings| {
+            let mut settings = start.clone();
+            self.given.iter().try_for_each(|(name, value)| settings.set(name, value.clone()))?;
+            Ok(settings)
+        };
+        if let Some(pretrained) = &self.pretrained {
+            let base = pretrained.open()?;
+            let config = pretrained.config(&base, data, self.split, &names, apply)?;
+            let doubts = pretrained.doubts(&base, &config, data)?;
+            return Ok((config, doubts));
+        }
+        let mut settings = apply(&Settings::default())?;
+        settings.find()?;
+        let split = self.split.map_or_else(|| default_split(&settings), Ok)?;
+        resolve_settings(&names, &mut settings, data, None)?;
+        let config = RunConfig {
+            version: RunConfig::VERSION,
+            data: std::path::absolute(data.folder()).unwrap_or(data.folder().into()),
+            data_fingerprint: data.fingerprint().to_string(),
+            split,
+            from: None,
+            ratings: rating_scale(&settings, data, split)?,
+            settings,
+        };
+        Ok((config, Vec::new()))
     }
 }
 

@@ -72,4 +72,4 @@ pub use data::{Dataset, Vocab, split::SplitSpec};
 pub use data::{ImportOptions, ImportSummary, import, import_sample};
 pub use eval::Evaluation;
 pub use recommender::{Item, Recommendation, Recommender, Rejected, Request, Service, ServiceOptions};
-pub use train::{Settings, TrainEvent, Which};
+pub use train::{FreshRows, Pretrained, Settings, TrainEvent, Transfer, Which};

@@ -3,13 +3,13 @@
 use std::{
     collections::HashMap,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use serde::{Deserialize, Serialize};
 
-use super::{printer::Printer, thread_pool};
+use super::{printer::Printer, stop::flag_on_signal, thread_pool};
 use crate::{
     backend::{self, Device, Precision, inventory},
     base::{Error, Result, atomic::write_atomically},
@@ -93,11 +93,8 @@ struct Kept {
     rows: Vec<BenchRow>,
 }
 
-/// Set by Ctrl-C.
-static STOP: AtomicBool = AtomicBool::new(false);
-
 pub fn run(args: Args, printer: Printer) -> Result<()> {
-    let plan = plan(&args)?;
+    let mut plan = plan(&args)?;
     let before = args.compare.as_deref().map(read).transpose()?;
     let format = args.out.as_deref().map(Format::of).transpose()?;
     // Fail before anything is measured.
@@ -133,8 +130,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         ));
     }
     printer.say("measuring the ceilings ...");
-    let stop = || STOP.store(true, Relaxed);
-    super::stop::on_signal(printer, "the benchmark ends after this shape", stop, || {
+    plan.stop = flag_on_signal(printer, "the benchmark ends after this shape", || {
         Error::user("ended at once: the measurements are lost").hint("select fewer --shapes for a shorter run")
     });
     let earlier = before.as_ref().map(Earlier::of);
@@ -162,7 +158,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
              measurement of the ceilings and of the rows"
         ));
     }
-    let stopped = STOP.load(Relaxed);
+    let stopped = plan.stop.load(Relaxed);
     if kept.rows.is_empty() && !stopped {
         return Err(Error::user(format!("no operation of these shapes has '{}' in its name", args.only))
             .hint("select other --shapes, or omit --only to time all operations"));
@@ -235,7 +231,13 @@ fn plan(args: &Args) -> Result<Plan> {
     if args.shrink {
         shapes = shapes.into_iter().map(BenchShape::shrunk).collect();
     }
-    Ok(Plan { shapes, cases: args.cases, only: args.only.clone(), stop: &STOP, patience: Patience::of(args.seconds) })
+    Ok(Plan {
+        shapes,
+        cases: args.cases,
+        only: args.only.clone(),
+        stop: Arc::default(),
+        patience: Patience::of(args.seconds),
+    })
 }
 
 /// Rejects settings that do not affect the time of an operation. Batches are synthetic, and a step is repeated with a

@@ -29,6 +29,7 @@ use super::{
     opened::{RunFlags, data_of, open_run},
     printer::Printer,
     split_flags::SplitFlags,
+    stop::flag_on_signal,
 };
 use crate::{
     base::{
@@ -154,31 +155,26 @@ pub struct Args {
 }
 
 pub fn run(args: Args, printer: Printer) -> Result<()> {
-    super::stop::on_signal(
-        printer,
-        "training ends after this epoch, and the head is discarded",
-        || STOP.store(true, Ordering::Relaxed),
-        || Error::user("ended at once: nothing was written").hint("run the same command to start again"),
-    );
-    super::thread_pool(args.run.threads)?.install(|| learn(&args, printer))
+    let then = "training ends after this epoch, and the head is discarded";
+    let stopped = flag_on_signal(printer, then, || {
+        Error::user("ended at once: nothing was written").hint("run the same command to start again")
+    });
+    super::thread_pool(args.run.threads)?.install(|| learn(&args, &stopped, printer))
 }
-
-/// Set by the first signal.
-static STOP: AtomicBool = AtomicBool::new(false);
 
 /// Fails after a signal. A head has no checkpoints, so nothing is kept.
 ///
 /// # Errors
 /// A signal has arrived.
-fn go_on(epochs: u32) -> Result<()> {
-    if STOP.load(Ordering::Relaxed) {
+fn go_on(stopped: &AtomicBool, epochs: u32) -> Result<()> {
+    if stopped.load(Ordering::Relaxed) {
         return Err(Error::user(format!("stopped after {epochs} epochs: nothing was written"))
             .hint("run the same command to start again"));
     }
     Ok(())
 }
 
-fn learn(args: &Args, printer: Printer) -> Result<()> {
+fn learn(args: &Args, stopped: &AtomicBool, printer: Printer) -> Result<()> {
     let settings = settings(args)?;
     let mut run = open_run(&args.from, &args.run)?;
     if run.ratings.is_some() {
@@ -227,10 +223,10 @@ fn learn(args: &Args, printer: Printer) -> Result<()> {
     let inputs = Inputs::new([users, values], widths, row, &impressions, &parts.train);
     let ImpressionSets { train, valid, test, .. } = &parts;
     let learned = ClickData { inputs: &inputs, impressions: &impressions, train, valid, test };
-    go_on(0)?;
+    go_on(stopped, 0)?;
     let fitted = fit(args.run.device, &settings, learned, &mut |epoch| {
         show(&printer, epoch, settings.epochs);
-        go_on(epoch.epoch)
+        go_on(stopped, epoch.epoch)
     })?;
 
     let rows = train.iter().map(|r| &impressions.rows[*r as usize]);

@@ -9,7 +9,10 @@ use std::{
     collections::HashSet,
     fs::{File, TryLockError},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use serde_json::{Value, json};
@@ -19,6 +22,7 @@ use super::{
     opened::open_data,
     printer::Printer,
     search_base::{Base, Inputs, drop_flag, in_a_line, parse, refusals, why_stale},
+    stop::flag_on_signal,
 };
 use crate::{
     base::{
@@ -90,11 +94,8 @@ pub struct Args {
     command: Vec<String>,
 }
 
-/// Set by Ctrl-C; the trials then write checkpoints and end.
-static STOP: AtomicBool = AtomicBool::new(false);
-
 pub fn run(args: Args, printer: Printer) -> Result<()> {
-    let search = Search::read(&args)?;
+    let mut search = Search::read(&args)?;
     search.check_folder()?;
     if args.dry_run {
         search.base.data.as_deref().map(open_data).transpose()?;
@@ -105,8 +106,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     let inputs = search.base.inputs(&printer)?;
     search.look_ahead(&printer)?;
     let _lock = search.begin()?;
-    let stop = || STOP.store(true, Ordering::Relaxed);
-    super::stop::on_signal(printer, "the trials write checkpoints and end", stop, || {
+    search.stop = flag_on_signal(printer, "the trials write checkpoints and end", || {
         Error::user("ended at once: running trials may lose the work since their last checkpoint")
             .hint("run the same command to continue")
     });
@@ -120,6 +120,8 @@ struct Search {
     base: Base,
     choices: Vec<Choice>,
     rungs: Vec<Rung>,
+    /// Set by the first signal; the trials then write checkpoints and end.
+    stop: Arc<AtomicBool>,
 }
 
 impl Search {
@@ -181,7 +183,7 @@ impl Search {
             halving: args.halving,
             seed: args.seed.unwrap_or(1),
         };
-        let search = Search { folder: args.out.clone(), asked, base, choices, rungs };
+        let search = Search { folder: args.out.clone(), asked, base, choices, rungs, stop: Arc::default() };
         search.choices.iter().try_for_each(|c| parse(&search.words(c, search.rungs[0])).map(|_| ()))?;
         Ok(search)
     }
@@ -367,7 +369,7 @@ impl Search {
             measure_of(&table)?;
             let Some(next) = self.rungs.get(k + 1) else { break };
             alive = survivors(&goodness, next.trials).into_iter().map(|i| alive[i]).collect();
-            if alive.is_empty() || STOP.load(Ordering::Relaxed) {
+            if alive.is_empty() || self.stop.load(Ordering::Relaxed) {
                 break;
             }
         }
@@ -421,7 +423,7 @@ impl Search {
             program: std::env::current_exe().map_err(|e| Error::internal(format!("this program: {e}")))?,
             at_once: args.jobs,
             threads: args.threads.unwrap_or((cores / args.jobs).max(1)),
-            stop: &STOP,
+            stop: &self.stop,
             retry: args.retry,
         };
         if args.retry {
@@ -438,7 +440,7 @@ impl Search {
                 if written.is_err() && kept.is_ok() {
                     // Without the table, the results would be lost.
                     kept = written;
-                    STOP.store(true, Ordering::Relaxed);
+                    self.stop.store(true, Ordering::Relaxed);
                 }
             }
             progress.show(event);
@@ -469,7 +471,7 @@ impl Search {
 
     /// Prints the table, the best trial and its command.
     fn conclude(&self, table: &[Trial], others: &[String], printer: &Printer) -> Result<()> {
-        let stopped = STOP.load(Ordering::Relaxed);
+        let stopped = self.stop.load(Ordering::Relaxed);
         let done = table.iter().filter(|t| t.state == RunState::Done).count();
         let best = table.first().filter(|t| t.state == RunState::Done && t.best.is_some());
         if printer.json {

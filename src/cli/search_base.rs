@@ -57,9 +57,9 @@ impl Base {
                 Base { words: words.into(), data, config: a.config, file, from: None, flags: a.flags }
             }
             Command::Finetune(a) => {
-                let (file, start) = a.file()?;
+                let (file, pretrained) = a.file()?;
                 let data = a.data.or_else(|| file.data.clone());
-                let from = Some((start.from, start.which));
+                let from = Some((pretrained.run, pretrained.which));
                 Base { words: words.into(), data, config: a.config, file, from, flags: a.flags }
             }
             _ => {
@@ -122,8 +122,8 @@ pub fn refusals(base: &Base, commands: &[Vec<String>], printer: &Printer) -> Res
         let config = match (parse(words)?.command, &from) {
             (Command::Train(a), _) => train::config_of(&a.job, &base.file, &usual, (&path, &data))?,
             (Command::Finetune(a), Some(from)) => {
-                let (file, start) = a.file()?;
-                finetune::config_of(&a, &file, &start, from, (&path, &data))?
+                let (file, pretrained) = a.file()?;
+                finetune::config_of(&a, &file, &pretrained, from, &data)?
             }
             _ => return Ok(()),
         };

@@ -43,17 +43,25 @@ pub(crate) fn on_signal(
     let _ = ctrlc::set_handler(handler);
 }
 
+/// Installs [`on_signal`] and returns a flag that the first signal sets.
+pub(crate) fn flag_on_signal(
+    printer: Printer,
+    then: &'static str,
+    lost: impl Fn() -> Error + Send + 'static,
+) -> Arc<AtomicBool> {
+    let stopped = Arc::new(AtomicBool::new(false));
+    let flag = stopped.clone();
+    on_signal(printer, then, move || flag.store(true, Ordering::Relaxed), lost);
+    stopped
+}
+
 /// Installs [`on_signal`] for commands that create data sets. They check the returned flag between blocks and leave no
 /// files behind.
 pub(crate) fn cancel_on_signal(printer: Printer) -> Arc<AtomicBool> {
-    let cancel = Arc::new(AtomicBool::new(false));
-    let flag = cancel.clone();
-    let stop = move || flag.store(true, Ordering::Relaxed);
-    on_signal(printer, "the incomplete data set is removed", stop, || {
+    flag_on_signal(printer, "the incomplete data set is removed", || {
         Error::user("ended at once: no data set was created")
             .hint("a folder .NAME.importing-PID may remain next to the output; it can be deleted")
-    });
-    cancel
+    })
 }
 
 /// Calls `end` in a process of an experiment when the experiment ends for any reason. Its standard input is closed

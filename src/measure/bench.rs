@@ -10,7 +10,10 @@ use std::{
     cell::RefCell,
     collections::HashMap,
     rc::Rc,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use serde::{Deserialize, Serialize};
@@ -66,7 +69,7 @@ pub struct Plan {
     /// Time only ops with this text in their name.
     pub only: String,
     /// If set, no further shape begins.
-    pub stop: &'static AtomicBool,
+    pub stop: Arc<AtomicBool>,
     pub patience: Patience,
 }
 

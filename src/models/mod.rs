@@ -19,6 +19,8 @@ pub use mlp::Mlp;
 pub use peterrec::PeterRec;
 pub use sasrec::SasRec;
 
+use std::sync::{PoisonError, RwLock};
+
 use crate::{
     base::{Error, Result},
     layers::{
@@ -273,28 +275,58 @@ impl ModelEntry {
     }
 }
 
+impl ModelEntry {
+    /// Returns the entry of a model.
+    const fn of<M: Model>() -> ModelEntry {
+        ModelEntry {
+            name: M::NAME,
+            about: M::ABOUT,
+            note: M::NOTE,
+            views: M::VIEWS,
+            uses: M::USES,
+            patches: M::PATCHES,
+            takes: M::TAKES,
+            baskets: M::BASKETS,
+            users: M::USERS,
+            plan: |p, c| Ok(Box::new(M::plan(p, c)?)),
+        }
+    }
+}
+
 macro_rules! list {
     ($($model:ident),*) => {
-        /// All models.
-        pub const ALL: &[ModelEntry] = &[$(ModelEntry {
-            name: $model::NAME,
-            about: $model::ABOUT,
-            note: $model::NOTE,
-            views: $model::VIEWS,
-            uses: $model::USES,
-            patches: $model::PATCHES,
-            takes: $model::TAKES,
-            baskets: $model::BASKETS,
-            users: $model::USERS,
-            plan: |p, c| Ok(Box::new($model::plan(p, c)?)),
-        }),*];
+        /// The models of this crate.
+        pub const ALL: &[ModelEntry] = &[$(ModelEntry::of::<$model>()),*];
     };
 }
 for_all_models!(list);
 
+/// The models of other crates.
+static REGISTERED: RwLock<Vec<&'static ModelEntry>> = RwLock::new(Vec::new());
+
+/// Adds a model of another crate. Commands, settings files, runs and checks then find it by its name. A program that
+/// opens a run of the model must register it first.
+///
+/// # Errors
+/// The name is taken.
+pub fn register<M: Model>() -> Result<()> {
+    let mut registered = REGISTERED.write().unwrap_or_else(PoisonError::into_inner);
+    if ALL.iter().chain(registered.iter().copied()).any(|m| m.name == M::NAME) {
+        return Err(Error::user(format!("there is already a model '{}'", M::NAME)).hint("give it another NAME"));
+    }
+    registered.push(Box::leak(Box::new(ModelEntry::of::<M>())));
+    Ok(())
+}
+
+/// Returns the models of this crate, then the registered ones.
+pub fn all() -> Vec<&'static ModelEntry> {
+    let registered = REGISTERED.read().unwrap_or_else(PoisonError::into_inner);
+    ALL.iter().chain(registered.iter().copied()).collect()
+}
+
 /// Returns the names of all models.
 pub fn names() -> Vec<&'static str> {
-    ALL.iter().map(|m| m.name).collect()
+    all().iter().map(|m| m.name).collect()
 }
 
 /// Returns the model called `name`.
@@ -302,7 +334,7 @@ pub fn names() -> Vec<&'static str> {
 /// # Errors
 /// There is no such model.
 pub fn find(name: &str) -> Result<&'static ModelEntry> {
-    ALL.iter().find(|m| m.name == name).ok_or_else(|| {
+    all().into_iter().find(|m| m.name == name).ok_or_else(|| {
         Error::user(format!("there is no model '{name}'")).hint(format!("models: {}", names().join(", ")))
     })
 }

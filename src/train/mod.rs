@@ -11,6 +11,7 @@ mod columns;
 mod encoder;
 pub mod engine;
 pub mod estimate;
+pub mod finetune;
 pub mod finish;
 pub mod folder;
 mod freeze;
@@ -34,6 +35,7 @@ pub mod transfer;
 pub mod uses;
 
 pub use engine::{Engine, StepReport};
+pub use finetune::Pretrained;
 pub use folder::{RunConfig, RunFolder};
 pub use freeze::Freeze;
 pub use loader::BatchLoader;

@@ -108,7 +108,7 @@ impl Settings {
             );
         }
         if self.patch != Patching::None && !models::find(&self.model)?.patches {
-            let patched: Vec<&str> = models::ALL.iter().filter(|m| m.patches).map(|m| m.name).collect();
+            let patched: Vec<&str> = models::all().iter().filter(|m| m.patches).map(|m| m.name).collect();
             return Err(Error::user(format!("--model {} does not support patches", self.model))
                 .hint(format!("use --transfer model; models with patches: {}", patched.join(", "))));
         }

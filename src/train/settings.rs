@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 pub use super::choices::{List, Numbers, Patching, TableUpdate};
 use super::{freeze::Freeze, schedule::Decay};
 use crate::{
-    base::{Error, Result},
+    base::{Error, Result, error::nearest},
     layers::{Join, NormPlace, PatchConfig, PatchPlace},
     models::{self, ModelSettings},
     tasks::{self, LossKind, LossSettings, SamplerKind, SamplerSettings, TaskSettings},
@@ -49,14 +49,16 @@ const MODEL: &str = "Model";
 fn help(name: &str, text: &str, shown: &str) -> String {
     let name = name.replace('_', "-");
     let choices = match name.as_str() {
-        "model" => format!(": {}", models::ALL.iter().map(models::ModelEntry::listed).collect::<Vec<_>>().join(", ")),
+        "model" => {
+            format!(": {}", models::all().into_iter().map(models::ModelEntry::listed).collect::<Vec<_>>().join(", "))
+        }
         "task" => format!(": {}", tasks::names().join(", ")),
         _ => String::new(),
     };
-    let users: Vec<&str> = models::ALL.iter().filter(|m| m.uses.contains(&name.as_str())).map(|m| m.name).collect();
+    let users: Vec<&str> = models::all().iter().filter(|m| m.uses.contains(&name.as_str())).map(|m| m.name).collect();
     let only = match users.len() {
         0 => String::new(),
-        n if n == models::ALL.len() => String::new(),
+        n if n == models::all().len() => String::new(),
         _ => format!(" [models: {}]", users.join(", ")),
     };
     format!("{text}{choices}{only} [default: {shown}]")
@@ -277,6 +279,27 @@ settings! {
 }
 
 impl Settings {
+    /// Sets the setting called `name`, a flag without its dashes.
+    ///
+    /// # Errors
+    /// There is no such setting (the hint names the most similar one), or the value has another type. Ranges are not
+    /// checked.
+    pub fn set(&mut self, name: &str, value: serde_json::Value) -> Result<()> {
+        let mut all = serde_json::json!(self);
+        let known: Vec<&str> = all.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+        if !known.contains(&name) {
+            let e = Error::user(format!("unknown setting '{name}'"));
+            return Err(match nearest(name, known) {
+                Some(near) => e.hint(format!("did you mean '{near}'?")),
+                None => e.hint("settings have the names of the flags of `mipgpu train --help-all`"),
+            });
+        }
+        all[name] = value;
+        *self = serde_json::from_value(all).map_err(|e| Error::user(format!("setting '{name}': {e}")))?;
+        self.name_sampler();
+        Ok(())
+    }
+
     /// Replaces a loss name of earlier versions with its loss and sampler, so that the stored settings are explicit.
     fn name_sampler(&mut self) {
         (self.loss, self.sampler) = self.loss.resolve(self.sampler);

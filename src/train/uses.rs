@@ -146,7 +146,7 @@ impl Settings {
     pub fn idle(&self, name: &str, transfer: Option<Transfer>) -> Result<Option<Idle>> {
         let (model, task) = self.find()?;
         let uses = |all: &[&str]| all.contains(&name);
-        let of_models = models::ALL.iter().filter(|m| uses(m.uses)).map(|m| m.name);
+        let of_models = models::all().into_iter().filter(|m| uses(m.uses)).map(|m| m.name);
         let who: Vec<&str> = of_models.chain(tasks::ALL.iter().filter(|t| uses(t.uses)).map(|t| t.name)).collect();
         if !who.is_empty() && !uses(model.uses) && !uses(task.uses) {
             let why = format!(" on --model {} with --task {}", model.name, task.name);

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use mipgpu::{Dataset, ErrorKind, Evaluation, Request, Run, Service, ServiceOptions, Training};
+use mipgpu::{
+    Dataset, ErrorKind, Evaluation, FreshRows, Pretrained, Request, Run, Service, ServiceOptions, Training, Transfer,
+};
 use serde_json::{Value, json};
 
 use super::Place;
@@ -43,6 +45,42 @@ fn a_training_of_the_library_is_the_programs() {
     let program: Value = serde_json::from_str(&p.well("eval library --json -q")).unwrap();
     assert_eq!(evaluation.json()["full"], program["full"]);
     assert!(warnings.is_empty(), "{warnings:?}");
+}
+
+#[test]
+fn a_fine_tuning_of_the_library_is_the_programs() {
+    let p = Place::new();
+    let log: String = (0..600).map(|i| format!("v{},i{},{i}\n", i / 10, 20 + (i / 10 * 5 + i % 10 * 3) % 40)).collect();
+    p.write("grown.csv", format!("user,item,timestamp\n{log}"));
+    p.well("import grown.csv --out grown -q");
+    p.train("base", "--epochs 2 --lr 0.01 --device cpu");
+    let (data, base) = (Dataset::open(&p.path("grown")).unwrap(), p.path("base"));
+    for (transfer, rows) in [(Transfer::Patch, Some(FreshRows::Mean)), (Transfer::Model, None)] {
+        let fresh = rows.map_or("", |_| "--fresh-rows mean");
+        let flags = format!("--transfer {transfer} {fresh} --epochs 3 --lr 0.005 --device cpu");
+        p.well(&format!("finetune --from base grown -o program-{transfer} -q {flags}"));
+        let pretrained = Pretrained { transfer, fresh_rows: rows, ..Pretrained::new(&base) };
+        let tuned = Training::finetune(pretrained).set("epochs", 3).unwrap().set("lr", 0.005).unwrap();
+        let tuned = tuned.device(mipgpu::Device::Cpu);
+        let tuned = tuned.run(&data, &p.path(&format!("library-{transfer}"))).unwrap();
+        assert!(tuned.warnings.is_empty(), "{:?}", tuned.warnings);
+        p.assert_same_run(&format!("program-{transfer}"), &format!("library-{transfer}"));
+        let [program, library] = ["program", "library"].map(|who| p.read(&format!("{who}-{transfer}/config.toml")));
+        assert_eq!(String::from_utf8(program).unwrap(), String::from_utf8(library).unwrap());
+    }
+    // The base was trained on the events that another split of its own data holds out.
+    let own = Dataset::open(&p.path("data")).unwrap();
+    let other = mipgpu::SplitSpec::LastN { valid: 1, test: 3 };
+    let tuned = || Training::finetune(Pretrained::new(&base)).device(mipgpu::Device::Cpu);
+    let e = tuned().split(other).run(&own, &p.path("leak")).unwrap_err();
+    assert!(e.what.contains("leak") && !p.path("leak").exists(), "{e}");
+    let e = tuned().set("width", 24).unwrap().run(&data, &p.path("no")).unwrap_err();
+    assert!(e.what.contains("width") && !p.path("no").exists(), "{e}");
+    // Old names of losses set the loss and the sampler, as the flags do.
+    let old = tuned().set("loss", "sampled-popularity").unwrap().set("epochs", 1).unwrap();
+    old.run(&data, &p.path("old")).unwrap();
+    let config = String::from_utf8(p.read("old/config.toml")).unwrap();
+    assert!(config.contains("loss = \"sampled-softmax\"") && config.contains("sampler = \"popularity\""), "{config}");
 }
 
 #[test]

@@ -10,7 +10,10 @@ use mipgpu::{
     models,
     ops::{BagLists, Memory},
     tasks::{self, LossKind, SamplerKind, Sequence},
-    train::{Engine, Freeze, Patching, Settings},
+    train::{
+        Engine, Freeze, Patching, Settings,
+        check::gradient::{Slope, slopes},
+    },
 };
 
 const ITEMS: usize = 23;
@@ -126,55 +129,16 @@ fn fill_with<B: mipgpu::ops::Backend>(engine: &mut Engine<B>, of: impl Fn(Vec<u3
 }
 
 fn directional(s: &Settings) {
-    let mut e = Engine::<_>::new(s, summary(), |p| Ok(Reference::<f64>::new(p))).unwrap();
-    fill(&mut e);
-    // A parameter that starts at zero could hide the gradient behind it.
-    for (i, p) in e.params().to_vec().iter().enumerate() {
-        let mut draw = Stream::new(8, Purpose::Test, i as u32);
-        let moved: Vec<f64> = e.backend.values(p.w.raw()).iter().map(|w| w + 0.1 * draw.normal() as f64).collect();
-        e.backend.set(p.w.raw(), &moved);
-    }
-    let params: Vec<Param> = e.params().iter().filter(|p| !p.frozen).cloned().collect();
-    let start: Vec<Vec<f64>> = params.iter().map(|p| e.backend.values(p.w.raw())).collect();
-    e.gradients(3, true);
-    let gradient: Vec<Vec<f64>> = params.iter().map(|p| e.backend.values(p.dw.raw())).collect();
+    let slopes = slopes::<f64>(s, summary(), fill).unwrap();
     // The side inputs must reach the network; otherwise these gradients would be zeros, and no difference of losses
     // would show it.
     for (asked, table) in [(s.user_width > 0, "user.weight"), (s.fields != "none", "field.weight")] {
-        let found = params.iter().position(|p| p.name == table);
+        let found = slopes.iter().find(|slope| slope.names == [table]);
         assert_eq!(found.is_some(), asked, "{} and its {table}", s.model);
-        assert!(found.is_none_or(|i| gradient[i].iter().any(|g| *g != 0.0)), "{}: nothing reaches {table}", s.model);
+        assert!(found.is_none_or(|slope| slope.norm != 0.0), "{}: nothing reaches {table}", s.model);
     }
-    let direction: Vec<Vec<f64>> = params
-        .iter()
-        .enumerate()
-        .map(|(i, p)| {
-            let mut draw = Stream::new(9, Purpose::Test, i as u32);
-            (0..p.w.len()).map(|_| draw.normal() as f64).collect()
-        })
-        .collect();
-    let loss = e.loss_span().raw();
-    // One parameter at a time, then all at once: an error in a small one must not be hidden by a large one.
-    let mut sets: Vec<Vec<usize>> = (0..params.len()).map(|i| vec![i]).collect();
-    sets.push((0..params.len()).collect());
-    for set in sets {
-        let mut at = |k: f64| {
-            for i in &set {
-                let moved: Vec<f64> = start[*i].iter().zip(&direction[*i]).map(|(w, u)| w + k * u).collect();
-                e.backend.set(params[*i].w.raw(), &moved);
-            }
-            e.gradients(3, true);
-            e.backend.values(loss)[0]
-        };
-        const STEP: f64 = 1e-5;
-        let numeric = (at(STEP) - at(-STEP)) / (2.0 * STEP);
-        at(0.0);
-        let dot = |i: &usize| gradient[*i].iter().zip(&direction[*i]).map(|(g, u)| g * u).sum::<f64>();
-        let analytic: f64 = set.iter().map(dot).sum();
-        let norm: f64 = set.iter().map(|i| gradient[*i].iter().map(|g| g * g).sum::<f64>()).sum::<f64>().sqrt();
-        let names: Vec<&str> = set.iter().map(|i| params[*i].name.as_str()).collect();
-        let error = (analytic - numeric).abs() / analytic.abs().max(numeric.abs()).max(1e-2 * norm).max(1e-7);
-        assert!(error < 1e-5, "{} {names:?}: analytic {analytic}, numeric {numeric}", s.model);
+    for slope in slopes {
+        assert!(slope.error() < Slope::ALLOWED, "{}: {slope:?}", s.model);
     }
 }
 

@@ -6,10 +6,10 @@ mod show;
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::Ordering,
 };
 
-use super::{jobs_progress::JobsProgress, printer::Printer};
+use super::{jobs_progress::JobsProgress, printer::Printer, stop::flag_on_signal};
 use crate::{
     backend::{self, Device},
     base::{
@@ -93,9 +93,6 @@ enum Compat {
 /// Built-in grids.
 const BUILT_IN: &[(&str, &str)] = &[("survey", include_str!("survey.toml"))];
 
-/// Set by Ctrl-C; every run then writes a checkpoint and ends.
-static STOP: AtomicBool = AtomicBool::new(false);
-
 pub fn run(args: Args, printer: Printer) -> Result<()> {
     if args.jobs == Some(0) || args.threads == 0 {
         return Err(Error::user("--jobs 0 and --threads 0 are out of range").hint("use at least 1, or omit them"));
@@ -130,9 +127,9 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
     show::estimate(&mut plan, &args, &states, &printer);
     let at_once = show::at_once(&plan, &args);
     show::introduce(&grid, &plan, &states, at_once, &args, &printer);
-    states = go(&plan, &states, at_once, &args, printer)?;
+    let (states, stopped) = go(&plan, &states, at_once, &args, printer)?;
     report(&grid, &plan, states.clone(), (&out, true), &printer)?;
-    conclude(&states, &out)
+    conclude(&states, stopped, &out)
 }
 
 /// Prints the results so far, and writes the report files if `write` is set.
@@ -254,15 +251,20 @@ fn settle_stale(plan: &Plan, states: &mut [RunState], args: &Args) -> Result<()>
     ))
 }
 
-/// Runs all jobs that are not done.
-fn go(plan: &Plan, states: &[RunState], at_once: usize, args: &Args, printer: Printer) -> Result<Vec<RunState>> {
-    let stop = || STOP.store(true, Ordering::Relaxed);
-    super::stop::on_signal(printer, "every run writes a checkpoint and ends", stop, || {
+/// Runs all jobs that are not done. Returns their states and whether a signal stopped them.
+fn go(
+    plan: &Plan,
+    states: &[RunState],
+    at_once: usize,
+    args: &Args,
+    printer: Printer,
+) -> Result<(Vec<RunState>, bool)> {
+    let stop = flag_on_signal(printer, "every run writes a checkpoint and ends", || {
         Error::user("ended at once: active runs may lose the work since their last checkpoint")
             .hint("run the same command to continue")
     });
     let program = std::env::current_exe().map_err(|e| Error::internal(format!("the path of this program: {e}")))?;
-    let runner = Runner { program, at_once, threads: args.threads, stop: &STOP, retry: args.retry };
+    let runner = Runner { program, at_once, threads: args.threads, stop: &stop, retry: args.retry };
     let waits = |state: &RunState| match state {
         RunState::Failed(_) if args.retry => RunState::Waiting,
         state => state.clone(),
@@ -271,7 +273,7 @@ fn go(plan: &Plan, states: &[RunState], at_once: usize, args: &Args, printer: Pr
     let mut progress = JobsProgress::new(printer, &plan.jobs, &states);
     let ended = runner.run(&plan.jobs, &mut |event| progress.show(event));
     progress.finish();
-    ended
+    Ok((ended?, stop.load(Ordering::Relaxed)))
 }
 
 fn dry_run(grid: &Grid, args: &Args, out: &Path, printer: &Printer) -> Result<()> {
@@ -301,11 +303,11 @@ impl Drop for Aside {
 }
 
 /// Returns the error of the command if it was stopped or runs have failed.
-fn conclude(states: &[RunState], out: &Path) -> Result<()> {
+fn conclude(states: &[RunState], stopped: bool, out: &Path) -> Result<()> {
     let count = |of: fn(&RunState) -> bool| states.iter().filter(|s| of(s)).count();
     let failed = count(|s| matches!(s, RunState::Failed(_)));
     let left = count(|s| *s == RunState::Waiting);
-    if STOP.load(Ordering::Relaxed) {
+    if stopped {
         return Err(Error::user(format!("stopped with {left} of {} runs to go; nothing is lost", states.len()))
             .hint("run the same command to continue"));
     }

@@ -1,9 +1,11 @@
 /*! Checks a device: every case of every op, and whole training steps, against the f64 reference. `mipgpu check`
-runs it, so users can check their own GPU with the program they train with.
+runs it, so users can check their own GPU with the program they train with. [`gradient`] checks the derived gradients
+themselves.
 
 Expected results are computed once for both precisions, on all cores, one batch of cases ahead of the device.
 */
 
+pub mod gradient;
 pub mod steps;
 pub mod variants;
 

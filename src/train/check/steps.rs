@@ -41,23 +41,19 @@ fn update_error(s: &Settings, decay: bool, lr: f64, norm: f64, [w, new, g]: [&[f
     (0..w.len()).map(error).fold(0.0, |a, e| if e.is_nan() || e > a { e } else { a })
 }
 
-/// Runs a step on a backend. `seed` determines weights, batch and draws. `read` returns the numbers of a span
-/// in the backend's type.
-pub fn step<B: Backend, R: Copy>(
-    s: &Settings,
-    seed: u64,
-    open: &dyn Fn(&Planner) -> Result<B>,
-    read: impl Fn(&mut B, Span<F32>) -> Vec<R>,
-) -> Result<Step<R>> {
-    let s = &Settings { seed: s.seed + seed, ..s.clone() };
-    let ratings = Some(RatingScale { levels: vec![1.0, 2.0, 3.0, 4.5], mean: 2.75 });
-    let mut engine = Engine::<B>::new(s, DataSummary { ratings: ratings.clone(), ..summary()? }, open)?;
+/// The ratings of the data.
+pub(super) fn ratings() -> RatingScale {
+    RatingScale { levels: vec![1.0, 2.0, 3.0, 4.5], mean: 2.75 }
+}
+
+/// Fills a batch with sequences of random items (or pairs of baskets) of lengths 30, 1, 5, 24, 17 and 8, and returns
+/// the generator of the items.
+pub(super) fn fill<B: Backend>(engine: &mut Engine<B>, seed: u64) -> Stream {
     let mut draw = Stream::new(2 + seed, Purpose::Test, 1);
     engine.begin(1);
     for (user, len) in [30, 1, 5, 24, 17, 8].into_iter().enumerate() {
         let items: Vec<u32> = (0..len).map(|_| draw.below(ITEMS as u64) as u32).collect();
-        let levels = ratings.iter().flat_map(|scale| scale.levels.iter().copied()).cycle();
-        let ratings: Vec<f32> = levels.skip(user).take(items.len()).collect();
+        let ratings: Vec<f32> = ratings().levels.into_iter().cycle().skip(user).take(items.len()).collect();
         let (first, second) = items.split_at(items.len().div_ceil(2));
         engine.push(
             user as u64,
@@ -69,6 +65,20 @@ pub fn step<B: Backend, R: Copy>(
             },
         );
     }
+    draw
+}
+
+/// Runs a step on a backend. `seed` determines weights, batch and draws. `read` returns the numbers of a span
+/// in the backend's type.
+pub fn step<B: Backend, R: Copy>(
+    s: &Settings,
+    seed: u64,
+    open: &dyn Fn(&Planner) -> Result<B>,
+    read: impl Fn(&mut B, Span<F32>) -> Vec<R>,
+) -> Result<Step<R>> {
+    let s = &Settings { seed: s.seed + seed, ..s.clone() };
+    let mut engine = Engine::<B>::new(s, DataSummary { ratings: Some(ratings()), ..summary()? }, open)?;
+    let mut draw = fill(&mut engine, seed);
     const LR: f32 = 1e-3;
     let params = engine.params().to_vec();
     // New patches output zero, and the weights before their zeros have no gradient; make these patches look

@@ -49,7 +49,7 @@ pub fn variants() -> Vec<(String, Settings)> {
             all.push((format!("{} step ({name})", base.model), Settings { loss, ..base.clone() }));
         }
     }
-    for model in models::ALL {
+    for model in models::all() {
         let user_width = if model.users { 9 } else { 0 };
         for task in tasks::ALL.iter().filter(|task| task.suits(model)) {
             let s = Settings { model: model.name.into(), task: task.name.into(), user_width, ..base.clone() };
@@ -74,7 +74,7 @@ fn fine_tuned(base: &Settings) -> Vec<(String, Settings)> {
     let negatives = Settings { loss: LossKind::SampledSoftmax, ..base.clone() };
     let parallel = Settings { patch: Patching::Parallel, patches: 1, freeze: Freeze::NETWORK, ..negatives };
     let mut all = Vec::new();
-    for model in models::ALL.iter().filter(|model| model.patches) {
+    for model in models::all().into_iter().filter(|model| model.patches) {
         for (what, s) in [("serial patches, all else frozen", &serial), ("parallel patches, network frozen", &parallel)]
         {
             all.push((format!("{} step ({what})", model.name), Settings { model: model.name.into(), ..s.clone() }));
