@@ -7,14 +7,15 @@ use super::{
     opened::open_data_for,
     precision::{check_precision, choose_fastest},
     printer::Printer,
+    run_flags::{PlaceFlags, StartFlags},
     settings_file::SettingsFile,
     split_flags::SplitFlags,
-    train::{PlaceFlags, Planned, execute},
+    train::{Planned, execute},
 };
 use crate::{
-    base::{Error, Result, error::typed},
+    base::{Result, error::typed},
     data::Dataset,
-    train::{Flags, FreshRows, Pretrained, RunConfig, RunFolder, Transfer, Which, folder::free_name, transfer::Base},
+    train::{Flags, Pretrained, RunConfig, RunFolder, Transfer, folder::free_name, transfer::Base},
 };
 
 #[derive(Debug, clap::Args)]
@@ -48,56 +49,6 @@ pub struct Args {
     split: SplitFlags,
     #[command(flatten)]
     pub(super) flags: Flags,
-}
-
-/// The flags that select the base.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct StartFlags {
-    /// Trained run to start from
-    #[arg(long, value_name = "RUN")]
-    from: Option<PathBuf>,
-    /// What is copied from the base [default: model]
-    #[arg(long, value_enum)]
-    transfer: Option<Transfer>,
-    /// Use the newest weights of the base instead of those with the best validation
-    #[arg(long)]
-    last: bool,
-    /// Initial rows of items, users and field values that the base does not know [default: random]
-    #[arg(long, value_enum, alias = "fresh-items")]
-    fresh_rows: Option<FreshRows>,
-}
-
-impl StartFlags {
-    /// Returns the name of the first given flag, without leading dashes.
-    pub(super) fn first_given(&self) -> Option<&'static str> {
-        let given = [
-            (self.from.is_some(), "from"),
-            (self.transfer.is_some(), "transfer"),
-            (self.last, "last"),
-            (self.fresh_rows.is_some(), "fresh-rows"),
-        ];
-        given.into_iter().find_map(|(given, name)| given.then_some(name))
-    }
-
-    /// Overrides the flags of a settings file with these flags.
-    ///
-    /// # Errors
-    /// No base run is given, or the transfer does not use a given flag.
-    pub(super) fn over(&self, file: &StartFlags) -> Result<Pretrained> {
-        let run =
-            self.from.clone().or_else(|| file.from.clone()).ok_or_else(|| {
-                Error::user("no run to start from").hint("add --from: mipgpu finetune --from RUN DATA")
-            })?;
-        let transfer = self.transfer.or(file.transfer).unwrap_or(Transfer::Model);
-        let refuse = |given: bool, flag: &str, why: &str| match given && transfer == Transfer::None {
-            true => Err(Error::user(format!("--{flag} has no effect: with --transfer none {why}")).hint("omit it")),
-            false => Ok(()),
-        };
-        refuse(self.fresh_rows.is_some(), "fresh-rows", "all rows are fresh and random")?;
-        refuse(self.last, "last", "no weights are copied")?;
-        let which = if self.last || file.last { Which::Last } else { Which::Best };
-        Ok(Pretrained { run, which, transfer, fresh_rows: self.fresh_rows.or(file.fresh_rows) })
-    }
 }
 
 impl Args {

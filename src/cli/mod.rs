@@ -32,6 +32,7 @@ pub mod printer;
 pub mod profile;
 pub mod progress;
 pub mod recommend;
+pub mod run_flags;
 pub mod runs;
 pub mod search;
 mod search_base;

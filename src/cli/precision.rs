@@ -7,7 +7,7 @@ use crate::{
     train::{Flags, Numbers},
 };
 
-use super::{printer::Printer, settings_file::SettingsFile, train::PlaceFlags};
+use super::{printer::Printer, run_flags::PlaceFlags, settings_file::SettingsFile};
 
 /// Checks that the device supports a requested precision.
 ///

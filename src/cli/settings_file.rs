@@ -8,7 +8,11 @@ use std::{
 
 use clap::{Command, CommandFactory, Parser};
 
-use super::{clap_error, finetune::StartFlags, split_flags::SplitFlags, train::PlaceFlags};
+use super::{
+    clap_error,
+    run_flags::{PlaceFlags, StartFlags},
+    split_flags::SplitFlags,
+};
 use crate::{
     base::{Error, Result, error::nearest},
     data::split::SplitSpec,

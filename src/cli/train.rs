@@ -17,6 +17,7 @@ use super::{
     precision::{check_precision, choose_fastest, warn_of_slow_bf16},
     printer::{self, Printer},
     progress::Progress,
+    run_flags::PlaceFlags,
     settings_file::SettingsFile,
     split_flags::SplitFlags,
 };
@@ -76,24 +77,6 @@ pub struct JobArgs {
     split: SplitFlags,
     #[command(flatten)]
     pub(super) flags: Flags,
-}
-
-/// Where to train.
-#[derive(Clone, Debug, Default, clap::Args)]
-pub struct PlaceFlags {
-    /// Where to run: auto, cpu, cuda, cuda:N, emu (CUDA kernels on the processor, for tests), reference [default: auto]
-    #[arg(long, value_name = "DEVICE")]
-    pub(super) device: Option<Device>,
-    /// Threads [default: all cores]
-    #[arg(long, value_name = "N")]
-    pub(super) threads: Option<usize>,
-}
-
-impl PlaceFlags {
-    /// Resolves these flags, which override those of the settings file.
-    pub(super) fn over(&self, file: &PlaceFlags) -> (Device, Option<usize>) {
-        (self.device.or(file.device).unwrap_or(Device::Auto), self.threads.or(file.threads))
-    }
 }
 
 impl JobArgs {

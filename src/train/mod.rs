@@ -16,6 +16,7 @@ pub mod finish;
 pub mod folder;
 mod freeze;
 mod fresh;
+mod in_range;
 pub mod lineage;
 mod loader;
 mod memory;

@@ -8,17 +8,8 @@ use crate::{
     base::{Error, Result},
     layers::Join,
     models,
-    tasks::{LossKind, MaskedItem, NextBasket},
+    tasks::{LossKind, NextBasket},
 };
-
-/// Checks that a probability or share lies in [0, 1).
-fn share(name: &str, x: f32) -> Result<()> {
-    // Drop probabilities are rounded to multiples of 1/65536. One that rounds to 1 would drop everything.
-    if (0.0..1.0 - 1.0 / 65536.0).contains(&x) {
-        return Ok(());
-    }
-    Err(Error::user(format!("--{name} {x} is out of range")).hint(format!("--{name} must be at least 0 and below 1")))
-}
 
 impl Settings {
     /// Checks that every setting is in range.
@@ -38,37 +29,7 @@ impl Settings {
                 Error::user(format!("--{name} {x} is out of range")).hint(format!("it must be at most {}", i64::MAX))
             );
         }
-        for (name, x) in [("dropout", self.dropout), ("attention-dropout", self.attention_dropout)] {
-            share(name, x)?;
-        }
-        for (name, x) in [("mask", self.mask), ("mask-last", self.mask_last), ("final-lr", self.final_lr)] {
-            if !(0.0..=1.0).contains(&x) {
-                return Err(
-                    Error::user(format!("--{name} {x} is out of range")).hint("a share must be between 0 and 1")
-                );
-            }
-        }
-        let positive = [
-            ("width", self.width),
-            ("heads", self.heads),
-            ("ffn-ratio", self.ffn_ratio),
-            ("batch", self.batch),
-            ("taps", self.taps),
-            ("window", self.window),
-            ("horizontal", self.horizontal),
-            ("vertical", self.vertical),
-            ("targets", self.targets),
-            ("field-width", self.field_width),
-            ("epochs", self.epochs as usize),
-            ("eval-every", self.eval_every as usize),
-        ];
-        if let Some((name, _)) = positive.iter().find(|(_, x)| *x == 0) {
-            return Err(Error::user(format!("--{name} 0 is out of range")).hint(format!("--{name} must be at least 1")));
-        }
-        if !(2..=MaskedItem::MAX_LENGTH).contains(&self.length) {
-            return Err(Error::user(format!("--length {} is out of range", self.length))
-                .hint(format!("--length must be between 2 and {}", MaskedItem::MAX_LENGTH)));
-        }
+        self.check_ranges()?;
         if self.find()?.1.baskets && self.length < NextBasket::SHORTEST_LENGTH {
             return Err(Error::user(format!("--length {} is too short for two baskets", self.length))
                 .hint("use twice the number of items of a large basket, plus two"));
@@ -77,22 +38,9 @@ impl Settings {
         let rows = self.batch.saturating_mul(self.length);
         let sizes = [rows, self.width, self.ffn_ratio.saturating_add(8), self.blocks.saturating_add(1)];
         let floats = sizes.iter().fold(1u128, |all, size| all.saturating_mul(*size as u128));
-        for (what, size, most) in [
-            ("--width", self.width, 1 << 16),
-            ("--rating-width", self.rating_width, 1 << 16),
-            ("--blocks", self.blocks, 1 << 10),
-            ("--negatives", self.negatives, 1 << 24),
-            ("--user-width", self.user_width, 1 << 16),
-            ("--field-width", self.field_width, 1 << 16),
-            ("--patch-width", self.patch_width, 1 << 16),
-            ("--taps", self.taps, 1 << 16),
-            ("--horizontal", self.horizontal, 1 << 16),
-            ("--vertical", self.vertical, 1 << 16),
-            ("--batch times --length", rows, 1 << 31),
-        ] {
-            if size > most {
-                return Err(Error::user(format!("{what} is {size}")).hint(format!("it must be at most {most}")));
-            }
+        if rows > 1 << 31 {
+            return Err(Error::user(format!("--batch times --length is {rows}"))
+                .hint(format!("it must be at most {}", 1u64 << 31)));
         }
         if floats > 1 << 40 {
             return Err(Error::user("the activations of these settings need more than 4 TB")
@@ -101,11 +49,6 @@ impl Settings {
         if self.find()?.0.uses.contains(&"heads") && !self.width.is_multiple_of(self.heads) {
             return Err(Error::user(format!("{} heads do not divide a width of {}", self.heads, self.width))
                 .hint("choose --width as a multiple of --heads"));
-        }
-        if !(1..=2).contains(&self.patches) {
-            return Err(
-                Error::user(format!("--patches {} is out of range", self.patches)).hint("a block has 1 or 2 patches")
-            );
         }
         if self.patch != Patching::None && !models::find(&self.model)?.patches {
             let patched: Vec<&str> = models::all().iter().filter(|m| m.patches).map(|m| m.name).collect();
@@ -120,19 +63,6 @@ impl Settings {
             return Err(Error::user("--freeze all leaves nothing to train").hint("add --patch serial"));
         }
         self.loss().check(None)?;
-        let finite = [
-            ("lr", self.lr),
-            ("weight-decay", self.weight_decay),
-            ("clip", self.clip),
-            ("init-std", self.init_std),
-            ("beta1", self.beta1),
-            ("beta2", self.beta2),
-        ];
-        if let Some((name, x)) = finite.iter().find(|(_, x)| !x.is_finite() || *x < 0.0) {
-            return Err(
-                Error::user(format!("--{name} {x} is out of range")).hint("it must be a finite number of at least 0")
-            );
-        }
         if self.table_update == TableUpdate::Rows && !self.loss.sampled() {
             return Err(Error::user(
                 "--table-update rows: full softmax has a gradient for every row of the item table",
@@ -151,9 +81,7 @@ impl Settings {
             ))
             .hint("add --table-update dense"));
         }
-        share("beta1", self.beta1)?;
-        // Not a drop probability: every value below 1 is in range.
-        if self.beta2 < 1.0 { Ok(()) } else { share("beta2", self.beta2) }
+        Ok(())
     }
 }
 

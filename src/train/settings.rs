@@ -3,12 +3,16 @@
 use serde::{Deserialize, Serialize};
 
 pub use super::choices::{List, Numbers, Patching, TableUpdate};
-use super::{freeze::Freeze, schedule::Decay};
+use super::{
+    freeze::Freeze,
+    in_range::{DROP_ALL, in_range},
+    schedule::Decay,
+};
 use crate::{
     base::{Error, Result, error::nearest},
     layers::{Join, NormPlace, PatchConfig, PatchPlace},
     models::{self, ModelSettings},
-    tasks::{self, LossKind, LossSettings, SamplerKind, SamplerSettings, TaskSettings},
+    tasks::{self, LossKind, LossSettings, MaskedItem, SamplerKind, SamplerSettings, TaskSettings},
 };
 
 /// Says how far a setting may differ between a base run and a run that copies its layers.
@@ -64,17 +68,29 @@ fn help(name: &str, text: &str, shown: &str) -> String {
     format!("{text}{choices}{only} [default: {shown}]")
 }
 
-// NAME: TYPE = DEFAULT, "DEFAULT AS SHOWN", "HELP", and optionally how far it may differ from a base (`Differs`) if
-// that is not the default of the heading.
+// NAME: TYPE = DEFAULT, "DEFAULT AS SHOWN", [RANGE] "HELP", and how far it may differ from a base (`Differs`) if that is
+// not the default of the heading. The range is optional.
 macro_rules! settings {
     ($($group:literal {
-        $($(#[$flag:meta])* $name:ident: $type:ty = $default:expr, $shown:literal, $help:literal $(, $differs:ident)?;)*
+        $($(#[$flag:meta])* $name:ident: $type:ty = $default:expr, $shown:literal, $([$range:expr])? $help:literal
+        $(, $differs:ident)?;)*
     })*) => {
         /// The settings of a run, as stored in its folder (`config.toml`). Keys are the flags without leading dashes.
         #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
         #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
         pub struct Settings {
             $($(#[doc = $help] pub $name: $type,)*)*
+        }
+
+        impl Settings {
+            /// Checks every setting by itself.
+            ///
+            /// # Errors
+            /// A setting is out of range; the error names the first one and its range.
+            pub(super) fn check_ranges(&self) -> Result<()> {
+                $($($(in_range(stringify!($name), &self.$name, &($range))?;)?)*)*
+                Ok(())
+            }
         }
 
         impl Default for Settings {
@@ -143,49 +159,49 @@ settings! {
         task: String = "auto".into(), "auto",
             "What the model learns (auto: the task that the model was designed for)", Freely;
         #[arg(visible_alias = "dim")]
-        width: usize = 128, "128", "Embedding and hidden size", ByShape;
+        width: usize = 128, "128", [1..=1 << 16] "Embedding and hidden size", ByShape;
         #[arg(visible_alias = "layers")]
-        blocks: usize = 2, "2", "Number of blocks or layers";
-        heads: usize = 4, "4", "Number of attention heads; must divide the width";
+        blocks: usize = 2, "2", [..=1 << 10] "Number of blocks or layers";
+        heads: usize = 4, "4", [1..] "Number of attention heads; must divide the width";
         #[arg(visible_alias = "max-len")]
-        length: usize = 200, "200",
+        length: usize = 200, "200", [2..=MaskedItem::MAX_LENGTH]
             "Maximum sequence length. Of longer sequences, training uses a random window and prediction the \
              newest items", ByShape;
         #[arg(hide = true)]
-        ffn_ratio: usize = 4, "4", "Feed-forward width as a multiple of the width";
+        ffn_ratio: usize = 4, "4", [1..] "Feed-forward width as a multiple of the width";
         #[arg(hide = true)]
         norm: NormPlace = NormPlace::Post, "post", "Layer norm after (post) or before (pre) each sub-layer";
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
         projection: bool = false, "false",
             "Dense + GELU + norm between the last block and the item table, as in the BERT4Rec paper";
-        dropout: f32 = 0.1, "0.1", "Dropout after embedding, attention and feed-forward", Freely;
+        dropout: f32 = 0.1, "0.1", [0.0..DROP_ALL] "Dropout after embedding, attention and feed-forward", Freely;
         #[arg(hide = true)]
-        attention_dropout: f32 = 0.0, "0.0", "Dropout of attention probabilities", Freely;
+        attention_dropout: f32 = 0.0, "0.0", [0.0..DROP_ALL] "Dropout of attention probabilities", Freely;
         #[arg(hide = true)]
-        init_std: f32 = 0.02, "0.02", "Standard deviation of the initial weights", Freely;
+        init_std: f32 = 0.02, "0.02", [0.0..f32::INFINITY] "Standard deviation of the initial weights", Freely;
         #[arg(visible_alias = "kernel-size", hide = true)]
-        taps: usize = 3, "3", "Kernel size of the dilated convolutions";
+        taps: usize = 3, "3", [1..=1 << 16] "Kernel size of the dilated convolutions";
         #[arg(hide = true)]
         dilations: List = List(vec![1, 4]), "1,4",
             "Dilations of the blocks, repeated in this order; the second convolution of a block doubles it";
         #[arg(hide = true)]
-        window: usize = 5, "5", "Number of items that a convolution reads";
+        window: usize = 5, "5", [1..] "Number of items that a convolution reads";
         #[arg(hide = true)]
-        horizontal: usize = 16, "16", "Number of horizontal filters of each height";
+        horizontal: usize = 16, "16", [1..=1 << 16] "Number of horizontal filters of each height";
         #[arg(hide = true)]
-        vertical: usize = 4, "4", "Number of vertical filters";
+        vertical: usize = 4, "4", [1..=1 << 16] "Number of vertical filters";
         #[arg(hide = true)]
-        rating_width: usize = 32, "32",
+        rating_width: usize = 32, "32", [..=1 << 16]
             "Width of the rating embedding, concatenated with the item (--task rating); 0: width of the item, and \
              added to it";
     }
     "Users and side fields" {
-        user_width: usize = 0, "0",
+        user_width: usize = 0, "0", [..=1 << 16]
             "Width of the user embedding, which is joined to each item of the user's sequence; 0: none", ByColumns;
         fields: String = "none".into(), "none",
             "Side fields of the items to use as item features: names separated by commas, all, or none", ByColumns;
         #[arg(hide = true)]
-        field_width: usize = 16, "16", "Width of the embedding of each side field", ByColumns;
+        field_width: usize = 16, "16", [1..=1 << 16] "Width of the embedding of each side field", ByColumns;
         #[arg(hide = true)]
         join: Join = Join::Concat, "concat", "How the vectors of item, fields and user are combined", ByColumns;
     }
@@ -199,27 +215,27 @@ settings! {
             "Placement of patches (adapters): after sub-layers (serial) or parallel to them [default with \
              --transfer patch: serial]", Freely;
         #[arg(hide = true)]
-        patches: usize = 2, "2", "Number of patches per block: 1 or 2", Freely;
+        patches: usize = 2, "2", [1..=2] "Number of patches per block: 1 or 2", Freely;
         #[arg(hide = true)]
-        patch_width: usize = 0, "0", "Bottleneck size of a patch; 0: an eighth of --width", Freely;
+        patch_width: usize = 0, "0", [..=1 << 16] "Bottleneck size of a patch; 0: an eighth of --width", Freely;
         freeze: Freeze = Freeze::NONE, "none",
             "Parts that are not trained: none, all, or a list of network,items,users,fields [default with \
              --transfer patch: the network, and each table without new rows]";
     }
     "Tasks" {
-        mask: f32 = 0.2, "0.2",
+        mask: f32 = 0.2, "0.2", [0.0..=1.0]
             "Share of a sequence's positions to mask (80 % [MASK], 10 % random item, 10 % unchanged)";
         #[arg(hide = true)]
-        mask_last: f32 = 0.15, "0.15",
+        mask_last: f32 = 0.15, "0.15", [0.0..=1.0]
             "Share of sequences in which only the last item is masked (next-basket: of pairs reduced to one \
              masked item, the form of a query)";
         #[arg(hide = true)]
-        targets: usize = 1, "1",
+        targets: usize = 1, "1", [1..]
             "Number of following items that each position predicts with next-item (3 in the Caser paper)";
         loss: LossKind = LossKind::Softmax, "softmax",
             "Loss over items: full softmax over the whole catalogue, or a loss with sampled negatives";
         sampler: SamplerKind = SamplerKind::Uniform, "uniform", "Distribution of negatives";
-        negatives: usize = 512, "512",
+        negatives: usize = 512, "512", [..=1 << 24]
             "Number of negatives per batch; per scored row with --per-position, bce, gbce and bpr";
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
         per_position: bool = false, "false",
@@ -236,23 +252,23 @@ settings! {
         gbce_t: f32 = 0.75, "0.75", "Calibration of gbce: 0 equals bce, 1 fully corrects for the sampling";
     }
     "Optimisation" {
-        epochs: u32 = 100, "100", "Number of passes over the users";
+        epochs: u32 = 100, "100", [1..] "Number of passes over the users";
         #[arg(visible_alias = "batch-size")]
-        batch: usize = 32, "32", "Number of sequences per step";
+        batch: usize = 32, "32", [1..] "Number of sequences per step";
         #[arg(visible_alias = "learning-rate")]
-        lr: f32 = 1.5e-3, "0.0015", "Highest learning rate";
+        lr: f32 = 1.5e-3, "0.0015", [0.0..f32::INFINITY] "Highest learning rate";
         #[arg(hide = true)]
         warmup: u64 = 500, "500", "Number of steps of linear warm-up; at most a tenth of the run";
         #[arg(hide = true)]
         decay: Decay = Decay::Cosine, "cosine", "How the learning rate falls after the warm-up";
         #[arg(hide = true)]
-        final_lr: f32 = 0.02, "0.02", "Final learning rate as a share of --lr";
+        final_lr: f32 = 0.02, "0.02", [0.0..=1.0] "Final learning rate as a share of --lr";
         #[arg(hide = true)]
-        weight_decay: f32 = 0.01, "0.01", "Weight decay of matrices (AdamW)";
+        weight_decay: f32 = 0.01, "0.01", [0.0..f32::INFINITY] "Weight decay of matrices (AdamW)";
         #[arg(hide = true)]
-        beta1: f32 = 0.9, "0.9", "Decay of AdamW's first moment";
+        beta1: f32 = 0.9, "0.9", [0.0..1.0] "Decay of AdamW's first moment";
         #[arg(hide = true)]
-        beta2: f32 = 0.999, "0.999", "Decay of AdamW's second moment";
+        beta2: f32 = 0.999, "0.999", [0.0..1.0] "Decay of AdamW's second moment";
         precision: Numbers = Numbers::Auto, "auto",
             "Precision of matrix products, and on a GPU of activations (sums and weights are always f32). auto: \
              bf16 on a GPU, f32 on the CPU. fastest: measured when the run starts, and stored in its settings. On \
@@ -261,7 +277,7 @@ settings! {
         table_update: TableUpdate = TableUpdate::Auto, "auto",
             "Rows of the item table that a step updates (losses with negatives)";
         #[arg(visible_alias = "max-grad-norm", hide = true)]
-        clip: f32 = 5.0, "5.0", "Clip gradients to this global norm; 0: never";
+        clip: f32 = 5.0, "5.0", [0.0..f32::INFINITY] "Clip gradients to this global norm; 0: never";
         seed: u64 = 1, "1", "Seed of all random numbers";
     }
     "Validation and checkpoints" {
@@ -269,7 +285,7 @@ settings! {
         keep_seen: bool = false, "false",
             "Rank the items of a user's history too, in validation and by default in eval, recommend and compare; \
              for logs with repeated items (always on with baskets)";
-        eval_every: u32 = 5, "5", "Validate every N epochs (NDCG@10, full ranking; RMSE for ratings)";
+        eval_every: u32 = 5, "5", [1..] "Validate every N epochs (NDCG@10, full ranking; RMSE for ratings)";
         patience: u32 = 0, "0",
             "Stop after N validations without improvement (an equal result is no improvement); 0: never";
         #[arg(hide = true)]

@@ -34,7 +34,7 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
     for (flags, says) in [
         ("--heads 3", "3 heads do not divide"),
         ("--heads 0", "--heads must be at least 1"),
-        ("--width 0", "--width must be at least 1"),
+        ("--width 0", "--width must be between 1 and 65536"),
         ("--batch 0", "--batch must be at least 1"),
         ("--epochs 0", "--epochs must be at least 1"),
         ("--eval-every 0", "--eval-every must be at least 1"),

@@ -34,7 +34,7 @@ Examples:
   mipgpu experiment survey --quick                   all rows on the built-in sample, in minutes
   mipgpu experiment survey --dry-run                 list the runs and estimate their time
   mipgpu experiment survey --data ml-1m=data/films   the full experiment
-  mipgpu experiment mine.toml --jobs 4               your own grid (format: src/experiment/grid.rs)
+  mipgpu experiment mine.toml --jobs 4               your own grid (format: docs/experiments.md)
 
 The folder holds runs/ (the run folders), users/ (the results of each user), report.txt, report.json
 and report.html. Run the same command again to resume a stopped or killed experiment.")]
