@@ -9,6 +9,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
 use super::printer::{self, Printer};
 use crate::{base::Error, experiment::jobs::ENDS_WITH_PARENT};
 
@@ -17,19 +22,20 @@ use crate::{base::Error, experiment::jobs::ENDS_WITH_PARENT};
 const SAME_REQUEST: Duration = Duration::from_secs(2);
 
 /// Installs the handler. The first signal calls `stop` and prints `then`, which describes what happens next. A signal
-/// later than [`SAME_REQUEST`] prints `lost`, which describes what is lost, and ends the program. If SIGHUP is ignored,
-/// no handler is installed.
+/// later than [`SAME_REQUEST`] prints `lost`, which describes what is lost, and ends the program. An ignored SIGHUP, as
+/// under `nohup`, stays ignored, so that the run outlives its terminal.
 pub(crate) fn on_signal(
     printer: Printer,
     then: &'static str,
     stop: impl Fn() + Send + 'static,
     lost: impl Fn() -> Error + Send + 'static,
 ) {
-    if hang_ups_ignored() {
-        return;
-    }
+    let mut handled = vec![SIGINT, SIGTERM];
+    handled.extend((!hang_ups_ignored()).then_some(SIGHUP));
+    // Without a handler, a signal still ends the program, and the last checkpoint remains.
+    let Ok(mut signals) = Signals::new(handled) else { return };
     let mut first: Option<Instant> = None;
-    let handler = move || match first {
+    let mut handle = move || match first {
         None => {
             first = Some(Instant::now());
             stop();
@@ -39,8 +45,7 @@ pub(crate) fn on_signal(
         Some(at) if at.elapsed() < SAME_REQUEST => {}
         Some(_) => std::process::exit(printer::report(&lost()).into()),
     };
-    // Without a handler, a signal still ends the program, and the last checkpoint remains.
-    let _ = ctrlc::set_handler(handler);
+    std::thread::spawn(move || signals.forever().for_each(|_| handle()));
 }
 
 /// Installs [`on_signal`] and returns a flag that the first signal sets.
@@ -75,9 +80,7 @@ pub(crate) fn end_with_parent(end: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Returns whether SIGHUP is ignored, as under `nohup`, so that the run outlives its terminal. The handler of Ctrl-C
-/// would treat SIGHUP as Ctrl-C and end the run, so no handler is installed. `kill` then ends the run at its last
-/// checkpoint.
+/// Returns whether SIGHUP is ignored.
 fn hang_ups_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

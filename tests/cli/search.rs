@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use super::{Place, assert_no_leftovers, endings::under_nohup};
+use super::{Place, assert_no_leftovers};
 
 const SMALL: &str = "--width 8 --heads 2 --length 10 --warmup 4 --batch 16 --model sasrec";
 
@@ -130,16 +130,14 @@ fn wait_for(p: &Place, child: &mut Child, done: usize) {
 fn a_search_that_was_stopped_or_killed_goes_on() {
     let p = Place::new();
     let base = format!("train data {SMALL} --epochs 60 --checkpoint-seconds 0");
-    if !under_nohup() {
-        let mut child = start(&p, &base);
-        wait_for(&p, &mut child, 0);
-        assert!(Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success());
-        let output = child.wait_with_output().unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("stopped: 0 of 3 trials") && said.contains("run the same command to continue"), "{said}");
-        assert!(p.text("s/trials.tsv").contains("interrupted"), "{}", p.text("s/trials.tsv"));
-    }
+    let mut child = start(&p, &base);
+    wait_for(&p, &mut child, 0);
+    assert!(Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("stopped: 0 of 3 trials") && said.contains("run the same command to continue"), "{said}");
+    assert!(p.text("s/trials.tsv").contains("interrupted"), "{}", p.text("s/trials.tsv"));
     let mut child = start(&p, &base);
     wait_for(&p, &mut child, 1);
     // No other process may search here meanwhile.
