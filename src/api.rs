@@ -18,7 +18,8 @@ use crate::{
     recommender::{Recommendation, Recommender, Rejected, Request},
     train::{
         OpenRun, Pretrained, RunConfig, RunFolder, Settings, TrainEvent, Which,
-        checkpoint::TrainState,
+        checkpoint::{EpochRow, TrainState},
+        export::{ExportOptions, Exported, export_vectors},
         finish::evaluate_best,
         resolve::{default_split, rating_scale, resolve_settings},
         run::{TrainJob, check},
@@ -43,8 +44,10 @@ pub struct Training {
 pub struct TrainedRun {
     /// The run folder.
     pub folder: PathBuf,
-    /// The learning curve and the last epoch.
-    pub state: TrainState,
+    /// The learning curve, one row per epoch.
+    pub epochs: Vec<EpochRow>,
+    /// Epoch and value of the best validation: NDCG@10, or RMSE for ratings.
+    pub best: Option<(u32, f64)>,
     /// The evaluation of the best weights on the test part, with baselines.
     pub evaluation: Evaluation,
     /// For a fine-tuned run: keys that may not match those of the base, and test events that a base was trained on.
@@ -151,7 +154,8 @@ impl Training {
                     .hint("the run folder holds a checkpoint: `mipgpu train --resume` continues it"));
             }
             let evaluation = evaluate_best(&folder, data, &split, device)?;
-            Ok(TrainedRun { folder: folder.path.clone(), state, evaluation, warnings })
+            let TrainState { history: epochs, best, .. } = state;
+            Ok(TrainedRun { folder: folder.path.clone(), epochs, best, evaluation, warnings })
         })
     }
 
@@ -267,6 +271,21 @@ impl Run {
         Ok((vectors, biases))
     }
 
+    /// Writes the vectors of items, and of the users of its data set, into the folder `out`, with their keys. The score of
+    /// an item for a user is `<user vector, item vector> + item bias`. docs/formats.md describes the files.
+    ///
+    /// # Errors
+    /// Users are asked for and the data set of the run does not exist; the folder holds a run, a data set or vectors of
+    /// another checkpoint; the model or the file system fails.
+    pub fn export(&mut self, out: &Path, options: &ExportOptions) -> Result<Vec<Exported>> {
+        if options.users && self.data.is_none() {
+            return Err(Error::user(format!("{}: the data set of the run does not exist", self.run.data.display()))
+                .hint("import it there again, or export only items"));
+        }
+        let checkpoint = self.run.checkpoint()?;
+        export_vectors(&mut self.run, self.data.as_ref(), &checkpoint, out, options)
+    }
+
     /// Evaluates the run on the test part of a data set, with the split of the run and with baselines. Items are
     /// matched by key. Returns the evaluation and warnings.
     ///
@@ -306,6 +325,7 @@ impl Run {
     }
 
     /// Returns the opened run, for functions that this type does not offer.
+    #[doc(hidden)]
     pub fn opened(&mut self) -> &mut OpenRun {
         &mut self.run
     }

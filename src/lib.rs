@@ -34,6 +34,12 @@ hidden from this documentation. ARCHITECTURE.md in the repository describes them
 */
 
 mod api;
+
+/// The code blocks of docs/library.md compile.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/library.md")]
+struct LibraryPage;
+
 #[doc(hidden)]
 pub use internal::*;
 
@@ -70,6 +76,10 @@ pub use base::{Error, Result, error::ErrorKind};
 pub use data::{Dataset, Vocab, split::SplitSpec};
 #[cfg(feature = "import")]
 pub use data::{ImportOptions, ImportSummary, import, import_sample};
-pub use eval::Evaluation;
-pub use recommender::{Item, Recommendation, Recommender, Rejected, Request, Service, ServiceOptions};
-pub use train::{FreshRows, Pretrained, Settings, TrainEvent, Transfer, Which};
+pub use eval::{Evaluation, vectors::Format};
+pub use recommender::{Item, Recommendation, Rejected, Request, Service, ServiceOptions};
+pub use train::{
+    FreshRows, Pretrained, Settings, TrainEvent, Transfer, Which,
+    checkpoint::EpochRow,
+    export::{ExportOptions, Exported},
+};

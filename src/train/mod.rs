@@ -11,6 +11,7 @@ mod columns;
 mod encoder;
 pub mod engine;
 pub mod estimate;
+pub mod export;
 pub mod finetune;
 pub mod finish;
 pub mod folder;

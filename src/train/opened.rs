@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{
-    Origin, Trained, Which,
+    Origin, RunFolder, Trained, Which, checkpoint,
     lineage::{Seen, seen_by_bases},
 };
 use crate::{
@@ -19,6 +19,9 @@ use crate::{
 
 /// An opened run.
 pub struct OpenRun {
+    /// Its folder and its checkpoint.
+    pub folder: PathBuf,
+    pub which: Which,
     /// Name for messages: folder and checkpoint.
     pub name: String,
     pub encoder: Box<dyn Encoder>,
@@ -52,6 +55,15 @@ impl OpenRun {
             );
         }
         Ok(baskets || flag.unwrap_or(self.keep_seen))
+    }
+
+    /// Returns the SHA-256 of its checkpoint.
+    ///
+    /// # Errors
+    /// The checkpoint cannot be read.
+    pub fn checkpoint(&self) -> Result<String> {
+        let path = RunFolder::new(&self.folder).checkpoint(self.which)?;
+        Ok(checkpoint::open(&path)?.sha256().to_string())
     }
 
     /// Returns the model's number of each user of the data, by key; `None` for unknown users, and for all users
@@ -90,6 +102,8 @@ impl OpenRun {
         })?;
         let checkpoint = if which == Which::Last { "last checkpoint" } else { "best checkpoint" };
         Ok(OpenRun {
+            folder: run.into(),
+            which,
             name: format!("{} ({checkpoint})", run.display()),
             encoder: trained.encoder,
             item_keys: trained.items,

@@ -143,7 +143,7 @@ fn run(page: &Path) -> (usize, Vec<String>) {
                 faults.push(format!("{place}: a block that is not run needs its reason: <!-- not run: WHY -->"));
                 continue;
             }
-            "text" | "toml" | "python" | "json" | "rust" | "csv" | "cuda" | "html" => continue,
+            "text" | "toml" | "python" | "json" | "rust,no_run" | "csv" | "cuda" | "html" => continue,
             other => {
                 faults.push(format!("{place}: a block of '{other}'"));
                 continue;
@@ -240,8 +240,11 @@ fn every_link_leads_somewhere() {
             if fenced {
                 continue;
             }
-            for (at, _) in line.match_indices("](") {
-                let target = line[at + 2..].split([')', ' ']).next().unwrap();
+            let inline = line.match_indices("](").map(|(at, _)| line[at + 2..].split([')', ' ']).next().unwrap());
+            // `[name]: target`
+            let defined =
+                line.strip_prefix('[').and_then(|rest| rest.split_once("]: ")).map(|(_, target)| target.trim());
+            for target in inline.chain(defined) {
                 if target.starts_with("http") || target.starts_with("mailto:") {
                     continue;
                 }

@@ -233,7 +233,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     p.refused("finetune data --out new", &["no run to start from", "--from"]);
     tune("--freeze network,items", &["leaves nothing to train"]);
     tune("--fresh-rows content", &["no side fields", "--item-fields"]);
-    tune("--transfer patch --patches 3", &["1 or 2 patches"]);
+    tune("--transfer patch --patches 3", &["--patches must be between 1 and 2"]);
     p.refused("finetune --from data data --out new", &["no run is there"]);
     p.refused("train data --out new --patch serial", &["mipgpu finetune"]);
     p.refused("train data --out new --model sasrec --task masked-item", &["cannot learn", "next-item"]);

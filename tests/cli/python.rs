@@ -94,6 +94,38 @@ for line in sys.stdin:
     print()
 ";
 
+/// A frame becomes the lists of `recommend`.
+#[test]
+fn a_frame_becomes_lists() {
+    if !imports("pandas") {
+        return;
+    }
+    let p = Place::new();
+    let mut command = python();
+    command.env("MIPGPU", env!("CARGO_BIN_EXE_mipgpu")).env("CUDA_VISIBLE_DEVICES", "").current_dir(p.path(""));
+    command.args([&format!("{EXAMPLES}/frame_to_lists.py"), "log.csv", "out", "epochs=1", "width=16", "length=20"]);
+    let done = super::done(command.output().unwrap());
+    assert_eq!(done.code, Some(0), "{done:?}");
+    let mut found: Vec<[String; 4]> = Vec::new();
+    for line in p.text("out/lists.csv").lines().skip(1) {
+        found.push(line.split(',').map(String::from).collect::<Vec<_>>().try_into().unwrap());
+    }
+    let lists = p.well("recommend out/run --all-users --k 10 --json");
+    let mut rows = 0;
+    for list in lists.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {
+        for (i, item) in list["items"].as_array().unwrap().iter().enumerate() {
+            let [user, rank, key, score] = &found[rows];
+            assert_eq!(
+                (user.as_str(), rank.parse(), key.as_str()),
+                (list["id"].as_str().unwrap(), Ok(i + 1), item["item"].as_str().unwrap())
+            );
+            assert!(close(score.parse().unwrap(), item["score"].as_f64().unwrap()), "{score}: {item}");
+            rows += 1;
+        }
+    }
+    assert!(rows == found.len() && rows > 100, "{rows} of {} rows", found.len());
+}
+
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/python");
 
 fn python() -> Command {
@@ -102,14 +134,18 @@ fn python() -> Command {
     command
 }
 
-/// Returns whether python3 has what the scripts require. Without it these tests do nothing.
 fn numpy() -> bool {
-    let why = match python().args(["-c", "import tomllib, numpy"]).output() {
+    imports("numpy")
+}
+
+/// Returns whether python3 has the module that a script requires. Without it a test does nothing.
+fn imports(module: &str) -> bool {
+    let why = match python().args(["-c", &format!("import tomllib, {module}")]).output() {
         Ok(done) if done.status.success() => return true,
         Ok(done) => String::from_utf8_lossy(&done.stderr).trim().to_owned(),
         Err(e) => e.to_string(),
     };
-    assert!(std::env::var_os("MIPGPU_REQUIRE_NUMPY").is_none(), "python3 with NumPy is required: {why}");
+    assert!(std::env::var_os("MIPGPU_REQUIRE_NUMPY").is_none(), "python3 with {module} is required: {why}");
     eprintln!("examples/python is not tested, because python3 cannot import what it requires: {why}");
     false
 }

@@ -321,7 +321,8 @@ fn exported_vectors_give_the_models_scores() {
     let flags: export::Args = flags(&["runs/test", "--out", out.to_str().unwrap(), "--batch", "2"]);
     let mut run = run_of(Fake::new(data.items(), 3, true), &data);
     let written = write(&mut run, Some(&data), "0123abcd", &flags).unwrap();
-    let names: Vec<_> = written.iter().map(|(p, n)| (p.file_name().unwrap().to_str().unwrap(), *n)).collect();
+    let names: Vec<_> =
+        written.iter().map(|file| (file.path.file_name().unwrap().to_str().unwrap(), file.rows)).collect();
     let v = data.items();
     assert_eq!(names, [("items.safetensors", v), ("items.parquet", v), ("users.safetensors", 3), ("users.parquet", 3)]);
     assert_eq!(std::fs::read_dir(&out).unwrap().count(), 4, "nothing temporary stays");

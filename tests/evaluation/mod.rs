@@ -13,8 +13,8 @@ use mipgpu::{
     eval::{Answer, Encoder, Query, Ranks, Scored},
     mem::Planner,
     ops::Backend,
-    train::OpenRun,
     train::scoring::{Catalogue, Room, Scoring},
+    train::{OpenRun, Which},
 };
 
 /// Builds a data set from (user, item, time) in input order, through a log file and its import.
@@ -175,6 +175,8 @@ impl Encoder for Fake {
 /// Opens a run of `encoder` on `data`.
 pub fn run_of(encoder: Fake, data: &Dataset) -> OpenRun {
     OpenRun {
+        folder: "runs/test".into(),
+        which: Which::Best,
         from: None,
         ratings: None,
         name: "runs/test (best)".into(),
