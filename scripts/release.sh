@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Creates the archive of a release in target/release-archive: binary (profile `dist`), completions, man pages, licences,
-# README and CHANGELOG, its SHA-256, and the release notes from CHANGELOG.md.
+# Creates the archive of a release in target/release-archive: binary (profile `dist`), completions, man pages, licences
+# (also that of the embedded data), README and CHANGELOG, its SHA-256, and the release notes from CHANGELOG.md.
 #
 #   scripts/release.sh            with the CUDA kernels; fails without nvcc
 #   scripts/release.sh --cpu      CPU only
@@ -23,6 +23,9 @@ if [[ ${1:-} != --cpu ]] && "$binary" devices | grep -q "built without the CUDA 
 fi
 rm -rf "$out" && mkdir -p "$out/$name/completions"
 cp "$binary" README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE "$out/$name"
+# The terms of the embedded MovieLens sample, at the path that README.md names.
+licence=data/ml-small-2016/LICENSE.txt
+mkdir -p "$out/$name/${licence%/*}" && cp "$licence" "$out/$name/$licence"
 "$binary" man --out "$out/$name/man"
 for shell in bash zsh fish powershell elvish; do
   "$binary" completions "$shell" >"$out/$name/completions/mipgpu.$shell"
