@@ -363,7 +363,9 @@ mod tests {
     /// number is as far from zero as its error is large.
     #[test]
     fn a_flipped_gate_may_reach_a_sum_by_many_ways() {
-        let (draws, mut outside, mut outside_root) = (4000, 0, 0);
+        // Under Miri fewer draws, whose shares vary more.
+        let (draws, most, least) = if cfg!(miri) { (60, 0.2, 0.1) } else { (4000, 0.07, 0.25) };
+        let (mut outside, mut outside_root) = (0, 0);
         for seed in 0..draws {
             let mut draw = Stream::new(seed, Purpose::Test, 3);
             let sigma = Traced::allowed(&[Traced::of(5.01).product(Traced::of(1.0))], Numerics::BF16_PRODUCTS) / SURE;
@@ -377,8 +379,8 @@ mod tests {
             outside_root += usize::from(error > 7.0 * weights.iter().map(|w| w * w).sum::<f64>().sqrt());
         }
         let share = |n: usize| n as f64 / draws as f64;
-        assert!(share(outside) < 0.07, "{} of flips are not allowed", share(outside));
-        assert!(share(outside_root) > 0.25, "{} of flips exceed the root of squares", share(outside_root));
+        assert!(share(outside) < most, "{} of flips are not allowed", share(outside));
+        assert!(share(outside_root) > least, "{} of flips exceed the root of squares", share(outside_root));
     }
 
     /// Sums in f32, in order, of numbers that mostly cancel: within the allowed error, and close to it.
