@@ -2,7 +2,7 @@
 
 use super::{
     Device, HostGemm, Simt,
-    inventory::{Card, Gpu, Gpus},
+    cards::{Card, Gpu, Gpus},
     simt::{
         cublas,
         driver::{self, Driver, Machine},

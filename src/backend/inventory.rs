@@ -1,5 +1,7 @@
 //! Lists what this program can run on, for `mipgpu devices`.
 
+pub use super::cards::{Card, Gpu, Gpus};
+
 use super::{Device, cpu::simd::Isa, cuda};
 use crate::base::Result;
 
@@ -21,33 +23,6 @@ pub struct Processor {
     pub threads: usize,
     /// The instruction set that the CPU engine uses.
     pub instructions: String,
-}
-
-#[derive(Debug)]
-pub struct Gpus {
-    /// CUDA version of the driver.
-    pub driver: (i32, i32),
-    pub cards: Vec<Gpu>,
-}
-
-/// The properties that a GPU reports.
-#[derive(Clone, Debug)]
-pub struct Card {
-    pub ordinal: usize,
-    pub name: String,
-    pub capability: (i32, i32),
-    pub memory_bytes: usize,
-    pub free_bytes: usize,
-    pub multiprocessors: i32,
-    /// Shared memory that a block may request.
-    pub shared_bytes: i32,
-}
-
-#[derive(Debug)]
-pub struct Gpu {
-    pub card: Card,
-    /// Description of the code that would run on it, or the reason why none can.
-    pub usable: Result<String>,
 }
 
 /// Returns the processor of this machine.

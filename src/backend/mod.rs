@@ -4,6 +4,7 @@ layers, models nor data, nor each other. Only this file knows them all; what it 
 `no_cuda.rs` stands in for that in builds without the feature `cuda`.
 */
 
+mod cards;
 pub mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;

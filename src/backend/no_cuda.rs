@@ -1,6 +1,6 @@
 //! Stands in for `cuda.rs` in builds without the feature `cuda`: there is no GPU and no emulator, and errors say why.
 
-use super::{Device, inventory::Gpus};
+use super::{Device, cards::Gpus};
 use crate::{
     base::{Error, Result},
     mem::{Planner, Precision},

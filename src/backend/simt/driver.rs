@@ -17,7 +17,7 @@ use cudarc::{
 
 use super::kernels::{ARCHITECTURES, FATBINS, FILES, KERNELS, NVCC_VERSION};
 use crate::{
-    backend::inventory::Card,
+    backend::cards::Card,
     base::{Error, Result},
 };
 

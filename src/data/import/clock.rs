@@ -14,7 +14,7 @@ use jiff::{
 
 use crate::{
     base::{Error, Result, error::nearest, error::typed},
-    data::import::{ImportOptions, time::parse_date},
+    data::{date::parse_date, import::options::ImportOptions},
 };
 
 /// Common formats in logs, the less ambiguous first.

@@ -4,18 +4,21 @@ import continues, since both may be intended, but prints a warning; a flag settl
 
 use crate::{
     base::{Error, Result, error::typed},
-    data::digits,
-    data::import::{
-        ImportOptions, clock,
-        columns::{Columns, Role, bare, by_name, by_wish, cells_of, listed, moved_keys, normal},
-        ratings::{boolean, boolean_word},
-        source::Source,
-        time::parse_date,
+    data::{
+        digits,
+        import::{
+            choose::moved_keys,
+            clock,
+            columns::{Columns, Role, bare, by_name, by_wish, cells_of, normal},
+            keys::is_list,
+            messages::{WARNING, listed},
+            options::ImportOptions,
+            ratings::{boolean, boolean_word},
+            source::Source,
+            time::parse_date,
+        },
     },
 };
-
-/// Prefix of report lines that are warnings.
-pub const WARNING: &str = "warning: ";
 
 /// Numbers that may be times: from 1973 in seconds to 2033 in nanoseconds.
 const MOMENTS: std::ops::Range<i64> = 100_000_000..2_000_000_000_000_000_000;
@@ -155,16 +158,6 @@ pub(crate) fn zeros([zeros, all]: [u64; 2]) -> String {
         digits(zeros),
         digits(all)
     )
-}
-
-/// A list of keys in one cell: `[3, 4, 5]`.
-pub(crate) fn is_list(cell: &[u8]) -> bool {
-    let inside = match cell {
-        [b'[', inside @ .., b']'] | [b'(', inside @ .., b')'] | [b'{', inside @ .., b'}'] => inside,
-        _ => return false,
-    };
-    let number = |word: &[u8]| std::str::from_utf8(word).is_ok_and(|word| word.parse::<f64>().is_ok());
-    inside.contains(&b',') || inside.split(u8::is_ascii_whitespace).all(number)
 }
 
 /// Rejects key columns that hold lists but are not read as lists.

@@ -2,15 +2,14 @@
 and purchases would become one history.
 */
 
-use serde::Serialize;
-
 use crate::{
     base::{Error, Result, error::typed},
     data::{
         digits,
         import::{
             columns::{Columns, Role, bare, by_wish, cells_of, normal},
-            doubts::WARNING,
+            messages::WARNING,
+            options::Where,
         },
     },
 };
@@ -34,27 +33,6 @@ const WORDS: &[&str] = &[
 
 /// A column with more distinct values than this does not hold event kinds.
 const MOST: usize = 20;
-
-/// Selects rows with one of some values in a column.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Where {
-    pub column: String,
-    pub values: Vec<String>,
-}
-
-impl std::str::FromStr for Where {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Where, String> {
-        match text.split_once('=') {
-            Some((column, values)) if !column.trim().is_empty() => Ok(Where {
-                column: column.trim().to_owned(),
-                values: values.split(',').map(|v| v.trim().to_owned()).collect(),
-            }),
-            _ => Err("write the column and its values, such as event=purchase,addtocart".into()),
-        }
-    }
-}
 
 /// The filter of one source.
 #[derive(Clone, Debug, Default)]

@@ -15,54 +15,10 @@ use crate::{
     base::Result,
     data::{
         history::History,
-        import::{Duplicates, moments::Decimals},
+        import::{moments::Decimals, options::Duplicates, rows::RowCodec},
         spill::Spill,
-        write::Has,
     },
 };
-
-/// The layout of a row in a spill: user u32, item u32, then time i64, basket u64 (a label), rating f32 if the log has
-/// them.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct RowCodec(pub Has);
-
-impl RowCodec {
-    pub fn width(self) -> usize {
-        8 + 8 * usize::from(self.0.times) + 8 * usize::from(self.0.baskets) + 4 * usize::from(self.0.ratings)
-    }
-
-    #[inline]
-    pub fn encode(self, user: u32, item: u32, time: i64, rating: f32, basket: u64, out: &mut Vec<u8>) {
-        out.extend_from_slice(&(user as u64 | (item as u64) << 32).to_le_bytes());
-        if self.0.times {
-            out.extend_from_slice(&time.to_le_bytes());
-        }
-        if self.0.baskets {
-            out.extend_from_slice(&basket.to_le_bytes());
-        }
-        if self.0.ratings {
-            out.extend_from_slice(&rating.to_le_bytes());
-        }
-    }
-
-    /// Changes the time of a row.
-    pub fn map_time(self, row: &mut [u8], f: impl Fn(i64) -> i64) {
-        if self.0.times {
-            let time = i64::from_le_bytes(row[8..16].try_into().expect("eight bytes"));
-            row[8..16].copy_from_slice(&f(time).to_le_bytes());
-        }
-    }
-
-    #[inline]
-    fn decode(self, row: &[u8]) -> (u32, u32, i64, f32, u64) {
-        let word = |at: usize| u32::from_le_bytes(row[at..at + 4].try_into().expect("four bytes"));
-        let wide = |at: usize| word(at) as u64 | (word(at + 4) as u64) << 32;
-        let time = if self.0.times { wide(8) } else { 0 };
-        let basket = if self.0.baskets { wide(if self.0.times { 16 } else { 8 }) } else { 0 };
-        let rating = if self.0.ratings { f32::from_bits(word(self.width() - 4)) } else { 0.0 };
-        (word(0), word(4), time as i64, rating, basket)
-    }
-}
 
 /// Receives one history.
 pub(crate) type Sink<'a> = &'a mut dyn FnMut(History) -> Result<()>;
@@ -357,7 +313,10 @@ fn distinct(items: &[u32], duplicates: Duplicates) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::rng::{Purpose, Stream};
+    use crate::{
+        base::rng::{Purpose, Stream},
+        data::write::Has,
+    };
 
     /// Item, time, rating, number of the basket.
     type Rows = Vec<(u32, i64, f32, u32)>;

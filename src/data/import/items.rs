@@ -10,13 +10,16 @@ use crate::{
         Vocab, digits,
         fields::FieldBuilder,
         import::{
-            ImportOptions,
-            columns::{Role, bare, by_name, by_wish, is_known, listed},
+            bad_rows::{BROKEN_QUOTE, quotes_hint},
+            columns::{Role, bare, by_name, by_wish, is_known},
             decode::Encoding,
-            doubts::{WARNING, like_names},
-            records::{Cells, Delimiter, cells},
-            sniff::{self, BROKEN_QUOTE, quotes_hint},
+            doubts::like_names,
+            grammar::Delimiter,
+            messages::{WARNING, listed},
+            options::ImportOptions,
+            records::{Cells, cells},
             source::Source,
+            table,
         },
     },
 };
@@ -40,7 +43,7 @@ pub(crate) fn read(
     let source = &source;
     let told = |cell: &str| options.item_fields.iter().chain(&options.item_col).any(|name| name == bare(cell));
     let known = |cell: &str| is_known(cell) || told(cell);
-    let mut table = sniff::table(source, &plain, &known)?;
+    let mut table = table::table(source, &plain, &known)?;
     // MovieLens' movies.dat has no header; its columns are well known.
     if table.delimiter == Delimiter::DoubleColon && !table.header && table.names.len() == 3 {
         table.names = ["movieId", "title", "genres"].map(str::to_owned).to_vec();

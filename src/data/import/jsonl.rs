@@ -10,7 +10,7 @@ use serde_json::{Map, Value, value::RawValue};
 
 use crate::{
     base::{Error, Result},
-    data::import::{records::Field, sniff::SAMPLE_ROWS, source::Source},
+    data::import::{bad_rows::LIST_OF_OBJECTS, grammar::Field, source::Source, table::SAMPLE_ROWS},
 };
 
 /// The columns and first rows of a JSON log.
@@ -238,9 +238,6 @@ pub(crate) struct Wanted {
     needed: Vec<usize>,
     names: Vec<String>,
 }
-
-/// Why a list of objects is rejected.
-pub(crate) const LIST_OF_OBJECTS: &str = "the list holds objects, not keys";
 
 /// Positions of the values of one line in the text: (column, start, end), as written in JSON.
 type Found = Vec<(usize, usize, usize)>;

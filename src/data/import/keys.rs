@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
-use super::{doubts::WARNING, doubts::is_list, intern::Interner};
+use super::{intern::Interner, messages::WARNING};
 use crate::data::{digits, whole_number};
 
 /// What to do with rows whose user or item is missing: an empty cell, a null, or a word like NA.
@@ -45,6 +45,16 @@ const MISSING: &[&[u8]] = &[
 /// Whether a key spells a missing value.
 pub(crate) fn is_missing(key: &[u8]) -> bool {
     key.len() <= 9 && MISSING.contains(&key)
+}
+
+/// A list of keys in one cell: `[3, 4, 5]`.
+pub(crate) fn is_list(cell: &[u8]) -> bool {
+    let inside = match cell {
+        [b'[', inside @ .., b']'] | [b'(', inside @ .., b')'] | [b'{', inside @ .., b'}'] => inside,
+        _ => return false,
+    };
+    let number = |word: &[u8]| std::str::from_utf8(word).is_ok_and(|word| word.parse::<f64>().is_ok());
+    inside.contains(&b',') || inside.split(u8::is_ascii_whitespace).all(number)
 }
 
 /// A key that spells a missing value is reported if it has more than this many times the rows of any other key.

@@ -7,11 +7,12 @@ use crate::{
     data::{
         digits,
         import::{
-            ImportOptions,
-            columns::{Columns, bare, listed},
-            doubts::WARNING,
-            filter::{Tally, Where},
-            folder, parquet,
+            columns::{Columns, bare},
+            filter::Tally,
+            folder,
+            messages::{WARNING, listed},
+            options::{ImportOptions, Where},
+            parquet,
             sniff::{self, Inherited},
             source::Source,
             time::TimeKind,

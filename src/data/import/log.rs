@@ -9,16 +9,18 @@ use crate::{
     data::{
         digits,
         import::{
-            ImportOptions, cancelled,
+            bad_rows::BadRow,
+            block::Block,
             filter::Tally,
-            group::RowCodec,
             intern::Interner,
             layouts::FileLayout,
             moments::{Decimals, Times},
+            options::{ImportOptions, cancelled},
             parquet,
             ratings::Sizes,
+            rows::RowCodec,
             rules::Rules,
-            text::{self, Block},
+            text,
             time::TimeKind,
         },
         spill::Spill,
@@ -137,7 +139,7 @@ impl<'a> Log<'a> {
     }
 
     fn take(&mut self, layout: &FileLayout, block: Block, report: &mut dyn FnMut(&str)) -> Result<()> {
-        let place = |row: &text::BadRow| {
+        let place = |row: &BadRow| {
             let line = if matches!(layout, FileLayout::Text(_)) { "line" } else { "row" };
             let column = if row.column.is_empty() { String::new() } else { format!(", column {}", row.column) };
             format!("{}: {line} {}{column}: {}", layout.source().display(), digits(row.line), row.reason)

@@ -1,7 +1,7 @@
 /*! Imports a log: any supported file -> a data set folder, within a given memory budget.
 
 1. `source`/`folder`: files, pipes and folders of parts.
-2. `sniff`/`columns`/`layouts`: the format of each file and the role of each column, reported for the user to check.
+2. `sniff`/`choose`/`layouts`: the format of each file and the role of each column, reported for the user to check.
 3. `text`/`parquet`: blocks of parsed rows, in file order.
 4. `log`, `intern`: keys become ids in order of first appearance; rows go to a spill (memory first, then disk).
 5. `group`: batches of users that fit in memory are sorted by user and time; the duplicates rule is applied.
@@ -13,12 +13,16 @@ Filters apply in this order: `wheres`, bad rows, `min_rating`, duplicates, k-cor
 and the filters: not on the memory budget, the number of threads, or the file format.
 */
 
+mod bad_rows;
+mod block;
+mod choose;
 mod clock;
 mod columns;
 mod decode;
 mod doubts;
 mod filter;
 mod folder;
+mod grammar;
 mod group;
 mod intern;
 mod items;
@@ -27,40 +31,42 @@ mod kcore;
 mod keys;
 mod layouts;
 mod log;
+mod messages;
 mod moments;
 mod nested;
+mod options;
 mod parquet;
+mod parquet_cells;
 mod quotes;
 mod ratings;
 mod records;
+mod rows;
 mod rules;
 mod sequences;
 mod sniff;
 mod source;
+mod table;
 mod text;
 mod ties;
 mod time;
+mod whole_lines;
 
-pub use self::doubts::WARNING;
-pub use self::{decode::Encoding, filter::Where, keys::Missing, quotes::Quotes};
+pub use self::{
+    decode::Encoding,
+    grammar::Quotes,
+    keys::Missing,
+    messages::WARNING,
+    options::{Duplicates, ImportOptions, Where},
+};
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::Instant,
 };
 
 use serde::Serialize;
 
-use self::{
-    group::{GroupLimits, RowCodec},
-    layouts::understand,
-    log::Log,
-    source::Source,
-};
+use self::{group::GroupLimits, layouts::understand, log::Log, options::cancelled, rows::RowCodec, source::Source};
 use crate::{
     base::{Error, Result, error::IoContext},
     data::{
@@ -74,111 +80,6 @@ use crate::{
 };
 
 pub(crate) const DATA_SET: FolderKind = FolderKind { name: "data set", marker: MANIFEST };
-
-/// What to do when a user has the same item more than once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Duplicates {
-    /// Repeats are part of the history
-    #[default]
-    Keep,
-    /// Only the earliest counts
-    First,
-    /// Only the latest counts
-    Last,
-}
-
-/// How to read a log, which rows to drop, and how much memory to use.
-#[derive(Clone, Debug)]
-pub struct ImportOptions {
-    /// Columns by name or by number from 1; `None` = guess. Time and rating may be `none`, which ignores them.
-    /// Rows of one user with the same text in `basket_col` form a basket; `None` = rows with equal times do.
-    pub user_col: Option<String>,
-    pub item_col: Option<String>,
-    pub time_col: Option<String>,
-    pub rating_col: Option<String>,
-    pub basket_col: Option<String>,
-    /// One character, `::`, `tab`, `comma`, `semicolon`, `pipe` or `space`; `None` = guess.
-    pub delimiter: Option<String>,
-    /// What separates the elements of a list: as for `delimiter`; `none`: there are no lists; `None` = guess.
-    pub list_sep: Option<String>,
-    /// Format of dates, as in strptime; `None` = ISO 8601.
-    pub time_format: Option<String>,
-    /// Time zone of dates without one; `None` = UTC.
-    pub time_zone: Option<String>,
-    /// How to read quotes in delimited text.
-    pub quotes: Quotes,
-    /// How text is encoded.
-    pub encoding: Encoding,
-    /// Treat the first row as data, whatever it contains.
-    pub no_header: bool,
-    /// Read only rows with one of the values in each of these columns. Applied before all other filters.
-    pub wheres: Vec<Where>,
-    /// Drop rows rated below this, before anything else is counted.
-    pub min_rating: Option<f32>,
-    /// Lowest and highest valid rating: rows rated outside are bad rows.
-    pub rating_range: Option<[f32; 2]>,
-    pub duplicates: Duplicates,
-    /// The k-core: every user keeps at least `min_user` interactions and every item `min_item`. 0 and 1 keep all.
-    pub min_user: u32,
-    pub min_item: u32,
-    /// A table with side fields of the items.
-    pub items: Option<PathBuf>,
-    /// Columns of that table to read; empty = all.
-    pub item_fields: Vec<String>,
-    /// Earliest and latest valid time, as numbers in the log's unit or as dates: rows outside are bad rows.
-    pub time_range: Option<[String; 2]>,
-    /// What to do with rows without a user or an item. `None`: words like NA are keys, with a warning if they have
-    /// suspiciously many rows.
-    pub missing: Option<Missing>,
-    /// Read keys like `3.0` as `3`.
-    pub whole_keys: bool,
-    /// Drop bad rows instead of stopping at the first.
-    pub skip_bad: bool,
-    /// Replace an existing data set at the output path.
-    pub force: bool,
-    /// Memory limit of the import, in bytes. Rows beyond it go to temporary files next to the output.
-    pub memory_bytes: u64,
-    /// Shard size in interactions. A user is never split.
-    pub shard_interactions: u64,
-    /// Set by the caller (Ctrl-C) to stop the import; it then leaves no files behind.
-    pub cancel: Option<Arc<AtomicBool>>,
-}
-
-impl Default for ImportOptions {
-    fn default() -> Self {
-        ImportOptions {
-            user_col: None,
-            item_col: None,
-            time_col: None,
-            rating_col: None,
-            basket_col: None,
-            delimiter: None,
-            list_sep: None,
-            time_format: None,
-            time_zone: None,
-            wheres: Vec::new(),
-            quotes: Quotes::Auto,
-            encoding: Encoding::Utf8,
-            no_header: false,
-            min_rating: None,
-            rating_range: None,
-            duplicates: Duplicates::Keep,
-            min_user: 0,
-            min_item: 0,
-            items: None,
-            item_fields: Vec::new(),
-            time_range: None,
-            missing: None,
-            whole_keys: false,
-            skip_bad: false,
-            force: false,
-            memory_bytes: 2048 << 20,
-            shard_interactions: 32 << 20,
-            cancel: None,
-        }
-    }
-}
 
 /// What an import did.
 #[derive(Clone, Debug, Serialize)]
@@ -446,13 +347,4 @@ pub fn import(
 
 fn interactions_of(shards: &Shards) -> u64 {
     shards.entries.iter().filter_map(|e| e.interactions).sum()
-}
-
-fn cancelled(options: &ImportOptions) -> Result<()> {
-    match &options.cancel {
-        Some(flag) if flag.load(Ordering::Relaxed) => {
-            Err(Error::user("interrupted; nothing was written").hint("run the import again"))
-        }
-        _ => Ok(()),
-    }
 }

@@ -5,9 +5,8 @@ a block needs, as far as the largest time fits into 64 bits. Rows in the spill a
 */
 
 use super::{
-    doubts::WARNING,
-    group::RowCodec,
-    text::EventRow,
+    messages::WARNING,
+    rows::{EventRow, RowCodec},
     time::{MOST_DECIMALS, PARTS, TimeKind, decimals_of},
 };
 use crate::data::digits;

@@ -16,24 +16,7 @@ only on the bytes from the quote on, never on where the text was cut into blocks
 With blanks or `::` as the delimiter a quoted word ends on its line; all other quotes are ordinary characters.
 */
 
-use serde::Serialize;
-
-use super::records::{Delimiter, Field, Grammar};
-
-/// What quotes mean in delimited text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "lowercase")]
-pub enum Quotes {
-    /// They enclose fields; where it is not clear which text they enclose, the row is bad
-    #[default]
-    Auto,
-    /// They enclose fields, and line breaks inside belong to the field whatever the lines look like
-    Csv,
-    /// They enclose fields that end on their line; all others are ordinary characters
-    Line,
-    /// They are ordinary characters
-    None,
-}
+use super::grammar::{Delimiter, Field, Grammar, Quotes};
 
 /// Maximum length of a quoted field, in bytes.
 pub(crate) const LONGEST: usize = 1 << 20;
@@ -51,8 +34,15 @@ pub(crate) enum Quoted {
     More,
 }
 
-/// Reads the quoted field whose opening quote is at `open`. `ended`: no text follows `text`.
-pub(crate) fn quoted(text: &[u8], open: usize, grammar: &Grammar, ended: bool) -> Quoted {
+/// Reads the quoted field whose opening quote is at `open`. `ended`: no text follows `text`. `is_row`: whether a line
+/// would be a complete row; the caller says it, since splitting a line needs this function.
+pub(crate) fn quoted(
+    text: &[u8],
+    open: usize,
+    grammar: &Grammar,
+    ended: bool,
+    is_row: fn(&Grammar, &[u8]) -> bool,
+) -> Quoted {
     let limit = text.len().min(open + LONGEST);
     let undecided =
         || if ended || limit < text.len() || limit == open + LONGEST { Quoted::Broken } else { Quoted::More };
@@ -102,7 +92,7 @@ pub(crate) fn quoted(text: &[u8], open: usize, grammar: &Grammar, ended: bool) -
             None if limit == text.len() && !ended && limit < open + LONGEST => return Quoted::More,
             None => limit,
         };
-        if grammar.is_row(&text[line..end]) {
+        if is_row(grammar, &text[line..end]) {
             return Quoted::Broken;
         }
         line = end + 1;
@@ -133,7 +123,7 @@ mod tests {
     use crate::{
         base::rng::{Purpose, Stream},
         data::import::{
-            ImportOptions,
+            options::ImportOptions,
             rules::Rules,
             sniff::{TextLayout, text_layout},
             source::Source,

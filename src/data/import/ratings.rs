@@ -1,12 +1,10 @@
 //! Parses and checks ratings, and detects a few ratings so much larger than all others that they are probably mistakes.
 
-use super::keys::is_missing;
-
-/// The reason for a cell that is not a number.
-pub(crate) const BAD_RATING: &str = "is not a rating (a number)";
-
-/// The beginning of the reason for a missing rating.
-pub(crate) const NO_RATING: &str = "the rating is empty";
+use super::{
+    bad_rows::{BAD_RATING, DECIMAL_COMMA, NO_RATING, has_decimal_comma},
+    keys::is_missing,
+    messages::shown,
+};
 
 #[cold]
 fn no_rating(cell: &str) -> String {
@@ -67,6 +65,26 @@ impl RatingRule {
     #[inline]
     pub fn leaves_out(self, rating: f32) -> bool {
         self.least.is_some_and(|least| rating < least)
+    }
+}
+
+/// Parses the rating in a cell of text; on failure, the reason.
+#[inline]
+pub(crate) fn parse_rating(cell: &[u8], rule: RatingRule) -> Result<f32, String> {
+    // Fast path: most ratings are one digit, or a digit and a half.
+    let rating = match cell {
+        [d] if d.is_ascii_digit() => Some((d - b'0') as f32),
+        [d, b'.', half @ (b'0' | b'5')] if d.is_ascii_digit() => {
+            Some((d - b'0') as f32 + if *half == b'5' { 0.5 } else { 0.0 })
+        }
+        _ => std::str::from_utf8(cell).ok().and_then(|text| {
+            let word = || boolean_word(text).filter(|_| rule.words).map(|yes| f32::from(u8::from(yes)));
+            text.parse().ok().or_else(word)
+        }),
+    };
+    match rating {
+        None if has_decimal_comma(cell) => Err(format!("the rating '{}' {DECIMAL_COMMA}", shown(cell))),
+        rating => rule.check(rating, || shown(cell)),
     }
 }
 

@@ -2,94 +2,12 @@
 defines the meaning of quotes. Line ends are LF or CRLF here; `decode.rs` converts lone CRs to LF.
 */
 
-use std::{borrow::Cow, fmt};
+use std::borrow::Cow;
 
-use super::quotes::{Quoted, Quotes, quoted, quoted_word};
-
-/// The separator of fields.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Delimiter {
-    Byte(u8),
-    /// `::`, as in MovieLens `.dat` files.
-    DoubleColon,
-    /// Any run of spaces and tabs.
-    Whitespace,
-    /// One JSON object per line; values are found by key.
-    Json,
-}
-
-impl fmt::Display for Delimiter {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Delimiter::Byte(b',') => f.write_str("comma-separated"),
-            Delimiter::Byte(b'\t') => f.write_str("tab-separated"),
-            Delimiter::Byte(b';') => f.write_str("semicolon-separated"),
-            Delimiter::Byte(byte) => write!(f, "separated by '{}'", char::from(*byte)),
-            Delimiter::DoubleColon => f.write_str("separated by '::'"),
-            Delimiter::Whitespace => f.write_str("separated by spaces"),
-            Delimiter::Json => f.write_str("JSON lines"),
-        }
-    }
-}
-
-/// One field of a record: `text[start..end]`, without the quotes around it.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Field {
-    pub start: usize,
-    pub end: usize,
-    /// Contains `""`, which stands for one quote.
-    pub escaped: bool,
-}
-
-impl Field {
-    pub fn bytes<'a>(&self, text: &'a [u8]) -> Cow<'a, [u8]> {
-        let raw = &text[self.start..self.end];
-        if !self.escaped {
-            return Cow::Borrowed(raw);
-        }
-        let mut plain = Vec::with_capacity(raw.len());
-        let mut bytes = raw.iter();
-        while let Some(&byte) = bytes.next() {
-            plain.push(byte);
-            if byte == b'"' && bytes.as_slice().first() == Some(&b'"') {
-                bytes.next();
-            }
-        }
-        Cow::Owned(plain)
-    }
-}
-
-/// How a file is split, and what its rows look like.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Grammar {
-    pub delimiter: Delimiter,
-    pub quotes: Quotes,
-    /// Fields of a row; 0: unknown.
-    pub width: usize,
-    /// The fewest fields with which the importer reads a line as a row, whatever its cells contain; 0: unknown.
-    pub needed: usize,
-}
-
-impl Grammar {
-    /// A table with only the delimiter known.
-    pub fn of(delimiter: Delimiter, quotes: Quotes) -> Grammar {
-        Grammar { delimiter, quotes, width: 0, needed: 0 }
-    }
-
-    /// Whether quotes can join lines of `text`.
-    pub fn has_quotes(&self, text: &[u8]) -> bool {
-        self.quotes != Quotes::None && matches!(self.delimiter, Delimiter::Byte(_)) && text.contains(&b'"')
-    }
-
-    /// Whether a line is a complete row: a good one, or one that is bad because of a cell. A line with too few or too
-    /// many cells counts if it has the needed ones, as it does outside of quotes.
-    pub fn is_row(&self, line: &[u8]) -> bool {
-        let mut fields = Vec::new();
-        let plain = Grammar { quotes: Quotes::Line, ..*self };
-        let split = record(line, 0, &plain, true, usize::MAX, true, &mut fields);
-        split.end != End::Broken && self.needed > 0 && fields.len() >= self.needed
-    }
-}
+use super::{
+    grammar::{Delimiter, Field, Grammar, Quotes},
+    quotes::{Quoted, quoted, quoted_word},
+};
 
 /// How a record ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +30,15 @@ pub(crate) struct Split {
     pub end: End,
     /// Number of fields of the record, including those beyond `most`.
     pub count: usize,
+}
+
+/// Whether a line is a complete row: a good one, or one that is bad because of a cell. A line with too few or too many
+/// cells counts if it has the needed ones, as it does outside of quotes.
+fn is_row(grammar: &Grammar, line: &[u8]) -> bool {
+    let mut fields = Vec::new();
+    let plain = Grammar { quotes: Quotes::Line, ..*grammar };
+    let split = record(line, 0, &plain, true, usize::MAX, true, &mut fields);
+    split.end != End::Broken && grammar.needed > 0 && fields.len() >= grammar.needed
 }
 
 /// Splits the record at `pos`. Its fields, trimmed of blanks, go to `fields` (at most `most` of them; the rest of the
@@ -193,7 +120,7 @@ fn with_quotes(
         let blank = |b: &u8| matches!(b, b' ' | b'\t') && *b != byte;
         let open = start + text[start..].iter().take_while(|b| blank(b)).count();
         let meaning = match text.get(open) {
-            Some(b'"') => quoted(text, open, grammar, ended),
+            Some(b'"') => quoted(text, open, grammar, ended, is_row),
             _ => Quoted::Plain,
         };
         count += 1;

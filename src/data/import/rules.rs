@@ -1,9 +1,9 @@
 //! Rules for bad rows, dropped rows and keys.
 
 use super::{
-    ImportOptions, Missing,
     columns::Columns,
-    keys::is_missing,
+    keys::{Missing, is_missing},
+    options::ImportOptions,
     ratings::RatingRule,
     time::{Moment, TimeKind, parse_moment, parse_number},
 };

@@ -2,31 +2,27 @@
 decides, so a `.csv` that contains tabs is read as tab-separated.
 */
 
-use std::{borrow::Cow, io::Read};
-
 use crate::{
     base::{Error, Result},
     data::import::{
-        ImportOptions,
+        choose::{Names, choose},
         clock::{self, Clock},
-        columns::{self, Columns, Names, Role, cells_of, listed},
+        columns::{Columns, Role, bare, cells_of, is_known, is_list_name},
         decode::Encoding,
-        doubts::{self, WARNING},
+        doubts,
         filter::Filter,
+        grammar::{Delimiter, Grammar},
         jsonl::{self, Wanted},
-        quotes::Quotes,
-        records::{Delimiter, Grammar, cells},
+        messages::{WARNING, flattening, listed},
+        options::ImportOptions,
         sequences::{self, Asked, Lists},
         source::{Packing, Source},
-        text::flattening,
+        table::{Table, delimiter_of, rows_of, sample},
         ties,
-        time::{TimeKind, parse_number},
+        time::TimeKind,
+        whole_lines::{columns_of_lines, whole_lines},
     },
 };
-
-/// How much of a file is sampled.
-const SAMPLE_BYTES: u64 = 256 << 10;
-pub(crate) const SAMPLE_ROWS: usize = 200;
 
 /// The layout of a text file.
 #[derive(Clone, Debug)]
@@ -81,186 +77,6 @@ pub(crate) struct Inherited {
     names: Vec<String>,
 }
 
-/// The first part of a text file, without a byte-order mark, up to its last whole line; and whether it is the whole
-/// file.
-fn sample(source: &Source) -> Result<(Vec<u8>, bool)> {
-    let mut text = Vec::new();
-    source.open()?.take(SAMPLE_BYTES).read_to_end(&mut text).map_err(|e| source.read_error(&e))?;
-    let bad = |what: &str| Error::user(format!("{}: {what}", source.display()));
-    if text.starts_with(&[0xff, 0xfe]) || text.starts_with(&[0xfe, 0xff]) {
-        return Err(bad("this is UTF-16 text").hint(format!(
-            "save it as UTF-8: iconv -f UTF-16 -t UTF-8 {} | mipgpu import - --out DIR",
-            source.typed()
-        )));
-    }
-    let whole = (text.len() as u64) < SAMPLE_BYTES;
-    if text.starts_with(&[0xef, 0xbb, 0xbf]) {
-        text.drain(..3);
-    }
-    if text.contains(&0) {
-        return Err(bad("this is not text (it holds zero bytes)")
-            .hint("logs are CSV, TSV, MovieLens .dat, RecBole .inter or Parquet"));
-    }
-    if !whole && let Some(end) = text.iter().rposition(|&b| b == b'\n') {
-        text.truncate(end + 1);
-    }
-    if text.trim_ascii().is_empty() {
-        return Err(bad("the file is empty"));
-    }
-    Ok((text, whole))
-}
-
-/// The delimiter that splits the first lines into the same number of fields; with several candidates, into the most
-/// fields.
-fn delimiter_of(text: &[u8], whole: bool, source: &Source, options: &ImportOptions) -> Result<Delimiter> {
-    if let Some(wish) = &options.delimiter {
-        return match wish.as_str() {
-            "tab" | "\\t" | "\t" => Ok(Delimiter::Byte(b'\t')),
-            "comma" => Ok(Delimiter::Byte(b',')),
-            "semicolon" => Ok(Delimiter::Byte(b';')),
-            "pipe" => Ok(Delimiter::Byte(b'|')),
-            "space" | " " => Ok(Delimiter::Whitespace),
-            "::" => Ok(Delimiter::DoubleColon),
-            one if one.len() == 1 && !one.contains(['"', '\n', '\r']) => Ok(Delimiter::Byte(one.as_bytes()[0])),
-            other => Err(Error::user(format!("--delimiter '{other}' is not one character"))
-                .hint("it may be one ASCII character, `::`, or tab, comma, semicolon, pipe, space")),
-        };
-    }
-    let candidates = [
-        Delimiter::DoubleColon,
-        Delimiter::Byte(b'\t'),
-        Delimiter::Byte(b','),
-        Delimiter::Byte(b';'),
-        Delimiter::Byte(b'|'),
-        Delimiter::Whitespace,
-    ];
-    // Quoted words with blanks between them, as R writes tables.
-    let lines: Vec<&[u8]> =
-        text.split(|&b| b == b'\n').filter(|l| !l.trim_ascii().is_empty()).take(SAMPLE_ROWS).collect();
-    let quoted = |line: &&&[u8]| memchr::memmem::find(line, b"\" ").is_some() && line.starts_with(b"\"");
-    let words = 2 * lines.iter().filter(quoted).count() > lines.len();
-    let mut best = (0.0, Delimiter::Byte(b','));
-    let mut unnamed = false;
-    for delimiter in candidates {
-        let rows = cells(text, delimiter, options.quotes, whole).rows;
-        let rows = &rows[..rows.len().min(SAMPLE_ROWS)];
-        let width = rows.first().map_or(0, Vec::len);
-        if width < 2 {
-            continue;
-        }
-        // A few broken rows must not change the detected format; they are reported later.
-        // A delimiter at the end of all rows, but not of the header, or vice versa, adds an empty field.
-        let open = |longer: &[Cow<[u8]>], shorter: usize| {
-            longer.len() == shorter + 1 && longer.last().is_some_and(|cell| cell.trim_ascii().is_empty())
-        };
-        let fits = |row: &&Vec<Cow<[u8]>>| row.len() == width || open(row, width) || open(&rows[0], row.len());
-        let same = rows.iter().filter(fits).count() as f64 / rows.len() as f64;
-        // Blanks also occur inside fields, so they are the last resort; an extra field counts little in comparison.
-        let certain = if delimiter == Delimiter::Whitespace && !words { 0.5 } else { 1.0 };
-        let score = same * certain + width.min(40) as f64 * 1e-3;
-        unnamed |= 5 * rows.iter().filter(|row| row.len() == width + 1).count() > 3 * rows.len();
-        if same > 0.5 && score > best.0 {
-            best = (score, delimiter);
-        }
-    }
-    if best.0 == 0.0 && unnamed {
-        return Err(Error::user(format!(
-            "{}: rows have one field more than the header has names",
-            source.display()
-        ))
-        .hint(
-            "R writes the names of rows without a name above them: write the log with row.names = FALSE, or add a name \
-             for the first column to the header",
-        ));
-    }
-    if best.0 == 0.0 {
-        return Err(Error::user(format!("{}: cannot tell what separates the columns", source.display())).hint(
-            "name it with --delimiter (one character, `::`, tab, comma, semicolon, pipe or space); if a line is a user \
-             and all their items, name the separator with --list-sep (space, tab, comma, semicolon or pipe)",
-        ));
-    }
-    Ok(best.1)
-}
-
-/// The first rows of a table.
-pub(crate) struct Table {
-    pub delimiter: Delimiter,
-    pub header: bool,
-    /// Column names; `1`, `2`, … where the file has none.
-    pub names: Vec<String>,
-    /// The first rows below the header.
-    pub rows: Vec<Vec<String>>,
-}
-
-/// The reason for a broken quote.
-pub(crate) const BROKEN_QUOTE: &str =
-    "a quote is opened and never closed before a delimiter or line end, or only after other rows";
-
-/// The hint for a broken quote. `csv` is suggested last because a closing quote on a later line would merge all rows up
-/// to it into one field; it is not suggested if it is already set.
-pub(crate) fn quotes_hint(quotes: Quotes) -> &'static str {
-    if quotes == Quotes::Csv {
-        return "say what quotes mean: --quotes line (a quoted text ends on its line, all other quotes are ordinary \
-                characters) or --quotes none (all are ordinary characters); or leave such rows out with --skip-bad";
-    }
-    "say what quotes mean: --quotes line (a quoted text ends on its line, all other quotes are ordinary characters) or \
-     --quotes none (all are ordinary characters); or leave such rows out with --skip-bad; only if the quoted text \
-     really holds lines that look like rows: --quotes csv, which reads everything up to the next quote as one field"
-}
-
-/// Samples the first part of a text file. `known`: whether a cell of the first row shows that the row is a header.
-pub(crate) fn table(source: &Source, options: &ImportOptions, known: &dyn Fn(&str) -> bool) -> Result<Table> {
-    let (text, whole) = sample(source)?;
-    let delimiter = delimiter_of(&text, whole, source, options)?;
-    rows_of(&text, whole, delimiter, source, options, known)
-}
-
-fn rows_of(
-    text: &[u8],
-    whole: bool,
-    delimiter: Delimiter,
-    source: &Source,
-    options: &ImportOptions,
-    known: &dyn Fn(&str) -> bool,
-) -> Result<Table> {
-    let cells = cells(text, delimiter, options.quotes, whole);
-    // The first row determines how all others are read.
-    if cells.broken.first() == Some(&1) {
-        return Err(
-            Error::user(format!("{}: line 1: {BROKEN_QUOTE}", source.display())).hint(quotes_hint(options.quotes))
-        );
-    }
-    let mut rows: Vec<Vec<String>> = cells
-        .rows
-        .into_iter()
-        .take(SAMPLE_ROWS)
-        .map(|row| row.iter().map(|cell| String::from_utf8_lossy(cell).into_owned()).collect())
-        .collect();
-    if rows.is_empty() {
-        return Err(Error::user(format!("{}: nothing but blank lines", source.display()))
-            .hint("a log has a row for each interaction: user, item and, as a rule, a time"));
-    }
-    let number = |cell: &str| parse_number(cell.as_bytes()).is_some() || cell.parse::<f64>().is_ok();
-    // A header has no numbers, and contains a known name or has words above a column of numbers.
-    let words_above_numbers = || {
-        rows.len() > 1
-            && (0..rows[0].len()).any(|c| {
-                // Concatenated files may repeat the header.
-                let data = rows[1..].iter().filter(|row| **row != rows[0]);
-                let below: Vec<&String> = data.filter_map(|r| r.get(c)).collect();
-                !number(&rows[0][c]) && !below.is_empty() && below.iter().all(|cell| number(cell))
-            })
-    };
-    let header = !options.no_header
-        && !rows[0].iter().any(|c| number(c))
-        && (rows[0].iter().any(|c| known(c)) || words_above_numbers());
-    let names = if header { rows.remove(0) } else { (1..=rows[0].len()).map(|n| n.to_string()).collect() };
-    if header && rows.iter().any(|row| *row != names) {
-        rows.retain(|row| *row != names);
-    }
-    Ok(Table { delimiter, header, names, rows })
-}
-
 /// Determines the layout of a text log.
 pub(crate) fn text_layout(
     source: Source,
@@ -270,8 +86,8 @@ pub(crate) fn text_layout(
     let at = |e: Error| e.at(source.display());
     // A column name given by a flag also identifies the header.
     let wishes = Role::wishes(options);
-    let wished = |cell: &str| wishes.into_iter().flatten().any(|w| w.eq_ignore_ascii_case(columns::bare(cell)));
-    let known = |cell: &str| columns::is_known(cell) || wished(cell);
+    let wished = |cell: &str| wishes.into_iter().flatten().any(|w| w.eq_ignore_ascii_case(bare(cell)));
+    let known = |cell: &str| is_known(cell) || wished(cell);
     let (text, whole) = sample(&source)?;
     let (preamble, text) = after_comments(&text);
     let asked = Asked::of(options.list_sep.as_deref())?;
@@ -296,7 +112,7 @@ pub(crate) fn text_layout(
             {
                 return Err(e);
             }
-            match sequences::whole_lines(text, guess.as_ref().ok().copied(), asked, &source)? {
+            match whole_lines(text, guess.as_ref().ok().copied(), asked, &source)? {
                 Some(delimiter) => {
                     lists = Some(Lists::of_whole_lines(delimiter, 1));
                     let mut table = rows_of(text, whole, delimiter, &source, options, &known)?;
@@ -342,14 +158,14 @@ pub(crate) fn text_layout(
         None => e,
     };
     let columns = match &lists {
-        Some(_) => sequences::columns_of_lines(options).map_err(at)?,
+        Some(_) => columns_of_lines(options).map_err(at)?,
         None => {
             let origin = match (delimiter, named) {
                 (Delimiter::Json, _) => Names::Fields,
                 (_, true) => Names::Header,
                 (_, false) => Names::None,
             };
-            columns::choose(&names, origin, &rows, options)
+            choose(&names, origin, &rows, options)
                 .map_err(|e| of_objects(e, &names, &objects))
                 .map_err(encoded)
                 .map_err(at)?
@@ -363,11 +179,10 @@ pub(crate) fn text_layout(
         doubts.extend(sequences::ignored_lists(
             &source,
             &names,
-            list_columns.into_iter().filter(|c| columns::is_list_name(&names[*c]) && !objects.contains(c)),
+            list_columns.into_iter().filter(|c| is_list_name(&names[*c]) && !objects.contains(c)),
             &columns,
         ));
-        let unread =
-            |c: &&usize| columns::is_list_name(&names[**c]) && Role::ALL.iter().all(|r| columns.of(*r) != Some(**c));
+        let unread = |c: &&usize| is_list_name(&names[**c]) && Role::ALL.iter().all(|r| columns.of(*r) != Some(**c));
         doubts.extend(objects.iter().find(unread).map(|&c| {
             format!(
                 "{WARNING}{}: column '{}' holds lists of objects, which are not supported, and is ignored; to write \

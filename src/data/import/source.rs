@@ -20,9 +20,9 @@ use flate2::bufread::MultiGzDecoder;
 use crate::{
     base::{Error, Result, error::IoContext, error::typed},
     data::import::{
-        ImportOptions, cancelled,
         decode::{Decoded, Encoding, Seen, Undefined},
-        doubts::WARNING,
+        messages::WARNING,
+        options::{ImportOptions, cancelled},
     },
 };
 

@@ -2,125 +2,31 @@
 Blocks are sent in file order, so that the result does not depend on the number of threads.
 */
 
-use std::{
-    borrow::Cow,
-    hash::{DefaultHasher, Hasher},
-    io::Read,
-    mem,
-    sync::mpsc::SyncSender,
-};
+use std::{borrow::Cow, io::Read, mem, sync::mpsc::SyncSender};
 
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 
 use crate::{
     base::{Error, Result},
     data::import::{
+        bad_rows::{BROKEN_QUOTE, NO_KEY, NOT_UTF8, bad_time, outside},
+        block::Block,
         columns::Role,
-        filter::Tally,
+        grammar::{Field, Quotes},
         intern::hash_key,
-        jsonl::{LIST_OF_OBJECTS, Line, Wanted},
-        moments::Times,
-        quotes::Quotes,
-        ratings::{BAD_RATING, NO_RATING, RatingRule, boolean_word},
-        records::{Delimiter, End, Field, is_blank, last_record_end, record},
+        jsonl::{Line, Wanted},
+        messages::shown,
+        ratings::parse_rating,
+        records::{End, is_blank, last_record_end, record},
+        rows::{EventRow, basket_label},
         rules::Rules,
-        sniff::{BROKEN_QUOTE, TextLayout, quotes_hint},
-        time::{Moment, TimeKind},
+        sniff::TextLayout,
+        time::Moment,
     },
 };
 
 /// A record longer than this means that the file is not a log.
 const LONGEST_RECORD_BYTES: usize = 64 << 20;
-
-/// One parsed row; keys are (start, length) in the block's text.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct EventRow {
-    pub user: (u32, u32),
-    pub item: (u32, u32),
-    pub user_hash: u64,
-    pub item_hash: u64,
-    pub time: i64,
-    pub rating: f32,
-    /// The [`basket_label`] of the basket's cell; 0 without one.
-    pub basket: u64,
-}
-
-/// A row that cannot be used, and the reason.
-#[derive(Clone, Debug)]
-pub(crate) struct BadRow {
-    /// Line of a text file or row of a Parquet file, from 1.
-    pub line: u64,
-    /// The column for messages; empty if the whole row is meant.
-    pub column: String,
-    pub reason: String,
-}
-
-/// A piece of a log, parsed.
-#[derive(Default)]
-pub(crate) struct Block {
-    /// The text that `EventRow` keys point into.
-    pub text: Vec<u8>,
-    pub rows: Vec<EventRow>,
-    /// The first few bad rows of the piece.
-    pub bad: Vec<BadRow>,
-    pub bad_rows: u64,
-    /// Rows left out by `--min-rating`.
-    pub below_rating: u64,
-    /// What `--where` counted and dropped.
-    pub tally: Tally,
-    /// Rows dropped because a key is missing.
-    pub missing: u64,
-    /// Rows with more fields than the file has columns, and the line of the first.
-    pub wide: u64,
-    pub first_wide: u64,
-    /// Rows that repeat the header, and the line of the first.
-    pub headers: u64,
-    pub first_header: u64,
-    /// Rows with an unbalanced quote in a key, and the first such key with its line.
-    pub lone_quotes: u64,
-    /// Whether to look for such keys: the text has quotes, and they may enclose fields.
-    look_for_quotes: bool,
-    pub first_lone: Option<(String, u64)>,
-    /// Rows whose time has a fraction, and the fraction.
-    fractions: Vec<(u32, u64)>,
-    pub times: Times,
-    /// Decimals of the rows' times.
-    pub decimals: u8,
-}
-
-/// Number of bad rows of a block that are described; the rest are only counted.
-const BAD_SHOWN: usize = 5;
-
-impl Block {
-    #[cold]
-    pub fn reject(&mut self, line: u64, column: impl Into<String>, reason: impl Into<String>) {
-        self.bad_rows += 1;
-        if self.bad.len() < BAD_SHOWN {
-            self.bad.push(BadRow { line, column: column.into(), reason: reason.into() });
-        }
-    }
-
-    /// Adds a row whose time is whole units, and the fraction of its time.
-    #[inline]
-    pub fn push(&mut self, row: EventRow, fraction: u64) {
-        if fraction > 0 {
-            self.fractions.push((self.rows.len() as u32, fraction));
-        }
-        self.rows.push(row);
-    }
-
-    /// Call after the last row: gives the rows' times as many decimals as they need.
-    pub fn close(&mut self, kind: Option<TimeKind>) {
-        if let Some(kind) = kind {
-            (self.times, self.decimals) = Times::of_block(&mut self.rows, &self.fractions, kind);
-        }
-        self.fractions = Vec::new();
-    }
-
-    pub fn key(&self, at: (u32, u32)) -> &[u8] {
-        &self.text[at.0 as usize..(at.0 + at.1) as usize]
-    }
-}
 
 /// Cuts a text into pieces of about `size` bytes that end at record ends.
 struct Cutter<'a> {
@@ -561,135 +467,4 @@ impl<'a> Parser<'a> {
 /// The text of a column of a record; empty if the record has no such column.
 fn cell_of<'a>(text: &'a [u8], fields: &[Field], c: usize) -> Cow<'a, [u8]> {
     fields.get(c).map_or(Cow::Borrowed(&[]), |field| field.bytes(text))
-}
-
-/// The label of a basket: a 64-bit SipHash of its text, which only has to differ from the other labels of the same
-/// user. Two of a user's 10,000 baskets get the same label with a probability below 10^-11; a table of all texts would
-/// take more memory than all users and items.
-pub(crate) fn basket_label(cell: &[u8]) -> u64 {
-    let mut hash = DefaultHasher::new();
-    hash.write(cell);
-    hash.finish()
-}
-
-#[cold]
-pub(crate) fn bad_time(cell: &[u8]) -> String {
-    if cell.is_empty() {
-        return NO_TIME.into();
-    }
-    if has_decimal_comma(cell) {
-        return format!("the time '{}' {DECIMAL_COMMA}", shown(cell));
-    }
-    format!("'{}' {BAD_TIME}", shown(cell))
-}
-
-/// The reason for a number written as 3,5.
-const DECIMAL_COMMA: &str = "has a decimal comma; numbers are read with a decimal point";
-
-/// Whether a cell is a number with a decimal comma.
-fn has_decimal_comma(cell: &[u8]) -> bool {
-    let digits = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_digit);
-    let cell = cell.strip_prefix(b"-").unwrap_or(cell);
-    cell.iter().position(|&b| b == b',').is_some_and(|at| digits(&cell[..at]) && digits(&cell[at + 1..]))
-}
-
-/// The reason for a key that is not UTF-8.
-pub(crate) const NOT_UTF8: &str = "not UTF-8 text; if the file is Latin-1, --encoding latin1 reads it";
-/// The beginning of the reason if a JSON object lacks a key.
-const NO_KEY: &str = "the object has no";
-const NO_TIME: &str = "the time is empty";
-
-/// The reason for a time outside --time-range.
-#[cold]
-pub(crate) fn outside(cell: &[u8]) -> String {
-    format!("time '{}' is outside --time-range", shown(cell))
-}
-
-const BAD_TIME: &str = "is not a time (a number, or a date like 2015-03-09 18:30:00)";
-
-impl BadRow {
-    /// Whether the time is the reason.
-    pub fn of_time(&self) -> bool {
-        self.reason == NO_TIME || self.reason.ends_with(BAD_TIME)
-    }
-
-    /// How to fix or skip such a row. `file`: its name, quoted for a shell; `delimiter`: the separator of its columns,
-    /// for a text file.
-    pub fn hint(&self, file: &str, delimiter: Option<Delimiter>, quotes: Quotes) -> Cow<'static, str> {
-        if self.reason == LIST_OF_OBJECTS {
-            let key = self.column.trim_matches('\'');
-            return format!("write one line for each object: {}", flattening(key)).into();
-        }
-        if self.reason.ends_with(DECIMAL_COMMA) {
-            // If commas separate columns, sed cannot tell them from decimal commas; a CSV reader can.
-            let sed = match delimiter {
-                None | Some(Delimiter::Json) => String::new(),
-                Some(Delimiter::Byte(b',')) => String::new(),
-                Some(_) => format!(
-                    "sed -E 's/([0-9]),([0-9])/\\1.\\2/g' {file} | mipgpu import - --out DIR (this changes all \
-                     columns), or "
-                ),
-            };
-            return format!(
-                "convert the numbers first: {sed}in pandas read_csv(..., decimal=',') and then to_csv; --skip-bad \
-                 leaves all such rows out"
-            )
-            .into();
-        }
-        if self.reason.ends_with(NOT_UTF8) {
-            return format!(
-                "read the file with --encoding latin1, or with --encoding windows-1252 if it comes from Western \
-                 European Windows; convert other encodings first: iconv -f WINDOWS-1251 -t UTF-8 {file} | mipgpu \
-                 import - --out DIR; --skip-bad leaves all such rows out"
-            )
-            .into();
-        }
-        let hint = if self.reason == BROKEN_QUOTE {
-            quotes_hint(quotes)
-        } else if self.reason.starts_with(NO_KEY) {
-            "correct the row, or leave such rows out with --skip-bad; --missing drop leaves out rows without a user or \
-             an item"
-        } else if self.reason.starts_with(NO_RATING) {
-            "keep such rows as events without ratings with --rating-col none (this leaves out all ratings), or leave \
-             the rows out with --skip-bad"
-        } else if self.reason.ends_with(BAD_RATING) {
-            "leave such rows out with --skip-bad, or keep them as events without ratings: --rating-col none"
-        } else if ["the user is empty", "the item is empty"].contains(&self.reason.as_str()) {
-            "correct the row, or leave rows without a user or an item out with --missing drop, all bad rows with \
-             --skip-bad"
-        } else {
-            "correct the row, or leave such rows out with --skip-bad"
-        };
-        hint.into()
-    }
-}
-
-/// A cell for a message, truncated to 40 characters.
-fn shown(cell: &[u8]) -> String {
-    let text = String::from_utf8_lossy(cell);
-    if text.chars().count() > 40 { text.chars().take(40).chain("…".chars()).collect() } else { text.into_owned() }
-}
-
-#[inline]
-pub(crate) fn parse_rating(cell: &[u8], rule: RatingRule) -> std::result::Result<f32, String> {
-    // Fast path: most ratings are one digit, or a digit and a half.
-    let rating = match cell {
-        [d] if d.is_ascii_digit() => Some((d - b'0') as f32),
-        [d, b'.', half @ (b'0' | b'5')] if d.is_ascii_digit() => {
-            Some((d - b'0') as f32 + if *half == b'5' { 0.5 } else { 0.0 })
-        }
-        _ => std::str::from_utf8(cell).ok().and_then(|text| {
-            let word = || boolean_word(text).filter(|_| rule.words).map(|yes| f32::from(u8::from(yes)));
-            text.parse().ok().or_else(word)
-        }),
-    };
-    match rating {
-        None if has_decimal_comma(cell) => Err(format!("the rating '{}' {DECIMAL_COMMA}", shown(cell))),
-        rating => rule.check(rating, || shown(cell)),
-    }
-}
-
-/// The command that writes one line for each object in a list of objects.
-pub(crate) fn flattening(key: &str) -> String {
-    format!("jq -c '.{key}[] as $x | del(.{key}) + $x' FILE | mipgpu import - --out DIR")
 }

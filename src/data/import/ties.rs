@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use super::{
-    ImportOptions,
     columns::{Columns, Role, bare},
-    doubts::WARNING,
+    messages::WARNING,
+    options::ImportOptions,
     source::Source,
     time::{TimeKind, parse_moment},
 };
