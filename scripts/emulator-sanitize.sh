@@ -20,16 +20,19 @@ out=target/sanitize
 
 # build asan|tsan [folder of the kernels]: prints the path of the library, rebuilt if a source is newer.
 build() {
-  local kind=$1 kernels=${2:-kernels} folder sanitize told
+  local kind=$1 kernels=${2:-kernels} folder sanitize define
   folder=$out/$kind-$(basename "$kernels")
   case $kind in
-    asan) sanitize="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer" told=-DSIMT_ASAN ;;
-    tsan) sanitize="-fsanitize=thread" told=-DSIMT_TSAN ;;
+    asan)
+      sanitize="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
+      define=-DSIMT_ASAN
+      ;;
+    tsan) sanitize="-fsanitize=thread" define=-DSIMT_TSAN ;;
     *) echo "emulator-sanitize: $kind is neither asan nor tsan" >&2; exit 1 ;;
   esac
   mkdir -p "$folder"
   local flags="-std=c++20 -O1 -g1 -fPIC -fvisibility=hidden -fno-tree-loop-distribute-patterns -fno-strict-aliasing \
-    -pthread -DMIPGPU_EMU $told -Wall -Wextra -Wno-unknown-pragmas"
+    -pthread -DMIPGPU_EMU $define -Wall -Wextra -Wno-unknown-pragmas"
   local newest objects=() jobs=()
   newest=$(find "$kernels" scripts/emulator-sanitize.sh \( -name '*.h' -o -name '*.hpp' -o -name '*.cuh' -o -name '*.sh' \) \
     -printf '%T@ %p\n' | sort -n | tail -1 | cut -d' ' -f2-)
@@ -72,9 +75,9 @@ prove() {
   local kind=$1 library begin=$SECONDS
   shift
   library=$(build "$kind")
-  local twins=()
+  local hopper=()
   if ((!$#)); then
-    twins=(cross_entropy sampled_softmax)
+    hopper=(cross_entropy sampled_softmax)
     cargo build --locked --quiet
     set -- target/debug/mipgpu check --device emu
     # TSan slows each lane down by a factor of about 25: use the small cases of every kernel. ASan leaves out the
@@ -83,7 +86,7 @@ prove() {
   fi
   run "$kind" "$library" "$@"
   # The Hopper variants.
-  for op in "${twins[@]}"; do
+  for op in "${hopper[@]}"; do
     MIPGPU_WGMMA=1 run "$kind" "$library" "$@" --precision bf16 --only "$op"
   done
   echo "emulator-sanitize: $kind found no errors ($((SECONDS - begin)) s): $*"

@@ -80,9 +80,9 @@ fn everything(products: Precision) -> (Planner, Cpu, Vec<Call>) {
     let (target_start, excluded, excluded_start) = (p.index(m + 1), p.index(V / 3), p.index(m + 1));
     let (found, found_score, bad, ranked) = (p.index(m * 10), p.stat(m * 10), p.index(m), p.stat(m));
 
-    let beside = Beside::plan(&mut p, n);
+    let side = SideSpans::plan(&mut p, n);
     let mut cpu = Cpu::with(&p, products);
-    beside.fill(&mut cpu);
+    side.fill(&mut cpu);
     for (i, span) in
         [x.y, x.dy, y.y, y.dy, qkv.y, wide.y, wide.dy, r, scored.y, pos_rows, neg_rows.y].iter().enumerate()
     {
@@ -420,12 +420,12 @@ fn everything(products: Precision) -> (Planner, Cpu, Vec<Call>) {
             max_norm: 1.0,
         }),
     ];
-    calls.extend(beside.calls(x, y, cu, item));
+    calls.extend(side.calls(x, y, cu, item));
     (p, cpu, calls)
 }
 
 /// The spans of ops of side fields and user vectors that other ops do not have.
-struct Beside {
+struct SideSpans {
     lists: BagLists,
     start: Span<U32>,
     value: Span<U32>,
@@ -442,13 +442,13 @@ struct Beside {
     n: usize,
 }
 
-impl Beside {
+impl SideSpans {
     fn plan(p: &mut Planner, n: usize) -> Self {
         // One value of the second field belongs to all items: a run of many parts.
         let first: Vec<Vec<u32>> = (0..V).map(|i| (0..i % 4).map(|k| (i * (k + 3) % 90) as u32).collect()).collect();
         let lists = BagLists::new(V, &[90, 2], |item, f| if f == 0 { &first[item] } else { &[1] }).unwrap();
         let (z, pairs) = (lists.size().values, lists.size().pairs());
-        Beside {
+        SideSpans {
             start: p.index(pairs + 1),
             value: p.index(z),
             owner: p.index(z),
@@ -480,7 +480,7 @@ impl Beside {
     }
 
     fn calls(&self, x: Var, y: Var, cu: Span<U32>, item: Span<U32>) -> Vec<Call> {
-        let Beside { start, value, owner, key, share, bags, ditem, dtable, of, wide, part, w, n, .. } = *self;
+        let SideSpans { start, value, owner, key, share, bags, ditem, dtable, of, wide, part, w, n, .. } = *self;
         let (b, d, size, widths) = (LENGTHS.len(), D, self.lists.size(), [D, D, 0]);
         let none = Span::empty();
         vec![

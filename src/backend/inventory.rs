@@ -22,7 +22,7 @@ pub struct Processor {
     pub name: String,
     pub threads: usize,
     /// The instruction set that the CPU engine uses.
-    pub instructions: String,
+    pub instructions: &'static str,
 }
 
 /// Returns the processor of this machine.
@@ -32,7 +32,7 @@ pub fn processor() -> Processor {
     Processor {
         name: name.to_string(),
         threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
-        instructions: format!("{:?}", Isa::current()),
+        instructions: Isa::current().name(),
     }
 }
 

@@ -1,7 +1,7 @@
-/*! Backends: the engines that run operations. [`reference`] is the oracle (plain loops, f64 or f32). [`cpu`] is the
-fast one for machines without a GPU. [`simt`] runs the CUDA kernels on a GPU or on their emulator. Backends know neither
-layers, models nor data, nor each other. Only this file knows them all; what it knows of [`simt`] is in `cuda.rs`, and
-`no_cuda.rs` stands in for that in builds without the feature `cuda`.
+/*! Backends: the engines that run operations. [`mod@reference`] runs plain loops (f64 or f32), with which the others are
+compared. [`cpu`] is the fast one for machines without a GPU. [`simt`] runs the CUDA kernels on a GPU or on their
+emulator. Backends know neither layers, models nor data, nor each other. Only this file knows them all; what it knows of
+[`simt`] is in `cuda.rs`, and `no_cuda.rs` stands in for that in builds without the feature `cuda`.
 */
 
 mod cards;
@@ -142,7 +142,7 @@ pub fn fits_host(plan: &Planner) -> Result<()> {
             let gb = |bytes: u64| bytes.div_ceil(1 << 30);
             let what = format!("these settings need {} GB of memory, this machine has {}", gb(needed), gb(there));
             let e = Error::user(what).hint("lower --batch, --length, --width, --blocks or --negatives");
-            Err(Error { room: Some(there), ..e })
+            Err(Error { available_bytes: Some(there), ..e })
         }
         _ => Ok(()),
     }

@@ -1,4 +1,4 @@
-//! The oracle: the plain loops of every op, in f64 for exact results or in f32 for the errors of a naive
+//! The reference: the plain loops of every op, in f64 for exact results or in f32 for the errors of a naive
 //! implementation.
 
 use crate::{

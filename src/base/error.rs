@@ -27,7 +27,7 @@ pub struct Error {
     /// The underlying I/O error.
     pub(crate) io: Option<Arc<std::io::Error>>,
     /// The available bytes where memory ran out. Callers that know the purpose can report what would fit.
-    pub room: Option<u64>,
+    pub available_bytes: Option<u64>,
 }
 
 pub type Result<T> = std::result::Result<T, Error>;
@@ -35,12 +35,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// Creates an error that the user can fix.
     pub fn user(what: impl Into<String>) -> Self {
-        Error { kind: ErrorKind::User, what: what.into(), hint: None, io: None, room: None }
+        Error { kind: ErrorKind::User, what: what.into(), hint: None, io: None, available_bytes: None }
     }
 
     /// Creates an error for a failure of the program or the machine.
     pub fn internal(what: impl Into<String>) -> Self {
-        Error { kind: ErrorKind::Internal, what: what.into(), hint: None, io: None, room: None }
+        Error { kind: ErrorKind::Internal, what: what.into(), hint: None, io: None, available_bytes: None }
     }
 
     /// Adds a fix, shown on its own line.

@@ -376,7 +376,9 @@ impl Earlier<'_> {
 /// Reports what became slower, and fails if `fail_below` is given and reached.
 fn judge(printer: &Printer, earlier: &Earlier, before: &Kept, kept: &Kept, fail_below: Option<f64>) -> Result<()> {
     let place = |k: &Kept| format!("{} ({}) with {} thread(s) in {}", k.device, k.machine, k.threads, k.precision);
-    if place(before) != place(kept) {
+    // Earlier versions wrote the instruction set as `Avx512`.
+    let same = place(before).eq_ignore_ascii_case(&place(kept));
+    if !same {
         printer.warn(format_args!(
             "the earlier result is from {}: compare shares of the ceiling, not times",
             place(before)
@@ -401,7 +403,6 @@ fn judge(printer: &Printer, earlier: &Earlier, before: &Kept, kept: &Kept, fail_
     ));
     let Some(least) = fail_below else { return Ok(()) };
     // Ceilings vary between runs as times do, so times are compared where possible.
-    let same = place(before) == place(kept);
     let speed = |row: &BenchRow| if same { 1.0 / row.time.median } else { row.roof };
     let fell = |old: &BenchRow, new: &BenchRow| speed(new) < least * speed(old) && (!same || beyond(new, old));
     let lost: Vec<&(&BenchRow, &BenchRow)> = pairs.iter().filter(|(old, new)| fell(old, new)).collect();

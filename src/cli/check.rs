@@ -28,7 +28,7 @@ pub struct Args {
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
     pub device: Device,
     /// Check only this precision [default: both]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "FORMAT")]
     pub precision: Option<Precision>,
     /// Check only operations and steps with this text in their name
     #[arg(long, value_name = "TEXT", default_value = "")]

@@ -107,12 +107,26 @@ pub struct Args {
     /// Widths of the hidden layers; 0: none (logistic regression)
     #[arg(long, value_delimiter = ',', default_value = "128,64", value_name = "H,H,…", help_heading = "Head")]
     hidden: Vec<usize>,
-    #[arg(long, default_value_t = 1e-3, allow_negative_numbers = true, help = "Learning rate", help_heading = "Head")]
+    #[arg(
+        long,
+        value_name = "X",
+        default_value_t = 1e-3,
+        allow_negative_numbers = true,
+        help = "Learning rate",
+        help_heading = "Head"
+    )]
     lr: f32,
-    #[arg(long, default_value_t = 512, help = "Number of impressions per step", help_heading = "Head")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 512,
+        help = "Number of impressions per step",
+        help_heading = "Head"
+    )]
     batch: usize,
     #[arg(
         long,
+        value_name = "N",
         default_value_t = 20,
         help = "Maximum number of passes over the training impressions",
         help_heading = "Head"
@@ -120,6 +134,7 @@ pub struct Args {
     epochs: u32,
     #[arg(
         long,
+        value_name = "N",
         default_value_t = 3,
         help = "Stop after N epochs without improvement on validation; 0: never",
         help_heading = "Head"
@@ -127,6 +142,7 @@ pub struct Args {
     patience: u32,
     #[arg(
         long,
+        value_name = "X",
         default_value_t = 0.01,
         allow_negative_numbers = true,
         help = "Weight decay of matrices (AdamW)",
@@ -135,6 +151,7 @@ pub struct Args {
     weight_decay: f32,
     #[arg(
         long,
+        value_name = "X",
         default_value_t = 5.0,
         allow_negative_numbers = true,
         help = "Clip gradients to this global norm; 0: never",
@@ -143,6 +160,7 @@ pub struct Args {
     clip: f32,
     #[arg(
         long,
+        value_name = "N",
         default_value_t = 1,
         help = "Seed of the initial weights and of the order of impressions",
         help_heading = "Head"

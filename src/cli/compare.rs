@@ -42,7 +42,7 @@ pub struct Args {
     #[arg(long, value_enum, default_value_t)]
     pub part: SplitPart,
     /// Length of the lists, at most the size of the catalogue [default: 10]
-    #[arg(long, short)]
+    #[arg(long, short, value_name = "N")]
     pub k: Option<usize>,
     /// Rank the items of a user's history too, or exclude them [default: as in the validation of the runs]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
@@ -51,7 +51,7 @@ pub struct Args {
     #[arg(long, default_value_t = 10_000, value_name = "N")]
     pub samples: usize,
     /// Seed of the bootstrap
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_name = "N")]
     pub seed: u64,
     /// Omit the slices by history length
     #[arg(long)]
@@ -59,7 +59,7 @@ pub struct Args {
     #[command(flatten)]
     pub from: RunFlags,
     /// Number of users per batch
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_name = "N")]
     pub batch: usize,
 }
 
@@ -70,7 +70,7 @@ impl Args {
 }
 
 /// The results of a run for each user.
-struct Outcome {
+struct RunResults {
     name: String,
     /// (user, events in the history, value of each metric).
     users: Vec<(u32, usize, Vec<f64>)>,
@@ -133,7 +133,7 @@ fn compare(mut args: Args, printer: Printer) -> Result<()> {
             all.into()
         }
     };
-    let mut outcomes = Vec::with_capacity(opened.len());
+    let mut results = Vec::with_capacity(opened.len());
     for (mut run, path) in opened.into_iter().zip(&args.runs) {
         for note in run.warnings(&data, &split, part)? {
             printer.warn(format_args!("{}: {note}", run.name));
@@ -144,18 +144,18 @@ fn compare(mut args: Args, printer: Printer) -> Result<()> {
         } else {
             of_lists(&mut run, &data, part, keep_seen, &args)?
         };
-        outcomes.push(Outcome { name: path.display().to_string(), users });
+        results.push(RunResults { name: path.display().to_string(), users });
     }
-    let kept = keep_common(&mut outcomes);
+    let kept = keep_common(&mut results);
     if kept == 0 {
         return Err(Error::user("the runs have no common evaluated users").hint("compare runs with the same catalogue"));
     }
-    let (whole, slices) = tests(&outcomes, &metrics, &args);
+    let (whole, slices) = tests(&results, &metrics, &args);
     if printer.json {
         printer.event(&serde_json::json!({
             "event": "compare", "data": data.fingerprint(), "part": part.name(), "split": split.spec(), "users": kept,
             "keep_seen": keep_seen, "samples": args.samples, "seed": args.seed,
-            "baseline": outcomes[0].name, "all": whole, "by_history": slices,
+            "baseline": results[0].name, "all": whole, "by_history": slices,
         }));
         return Ok(());
     }
@@ -166,7 +166,7 @@ fn compare(mut args: Args, printer: Printer) -> Result<()> {
         split.spec().words(data.ticks_per_second()),
         digits(kept as u64)
     ));
-    printer.result(format_args!("with     {}", outcomes[0].name));
+    printer.result(format_args!("with     {}", results[0].name));
     if !rated {
         let seen = if keep_seen { "ranked too" } else { "excluded" };
         printer.result(format_args!("ranking  items of the history are {seen}"));
@@ -267,20 +267,20 @@ fn of_ratings(
 }
 
 /// Keeps only the users that all runs were evaluated on, and returns their number.
-fn keep_common(outcomes: &mut [Outcome]) -> usize {
+fn keep_common(results: &mut [RunResults]) -> usize {
     let mut seen: HashMap<u32, usize> = HashMap::new();
-    outcomes.iter().flat_map(|o| &o.users).for_each(|(user, ..)| *seen.entry(*user).or_default() += 1);
-    let all = outcomes.len();
-    outcomes.iter_mut().for_each(|o| o.users.retain(|(user, ..)| seen[user] == all));
-    outcomes[0].users.len()
+    results.iter().flat_map(|o| &o.users).for_each(|(user, ..)| *seen.entry(*user).or_default() += 1);
+    let all = results.len();
+    results.iter_mut().for_each(|o| o.users.retain(|(user, ..)| seen[user] == all));
+    results[0].users.len()
 }
 
 /// Returns the tests of all metrics over all users, and those of the first metric by history length.
-fn tests(outcomes: &[Outcome], metrics: &[String], args: &Args) -> (Vec<ComparisonRow>, Vec<ComparisonRow>) {
-    let (first, others) = (&outcomes[0], &outcomes[1..]);
-    let test = |other: &Outcome, metric: usize, slice: Option<usize>| {
+fn tests(results: &[RunResults], metrics: &[String], args: &Args) -> (Vec<ComparisonRow>, Vec<ComparisonRow>) {
+    let (first, others) = (&results[0], &results[1..]);
+    let test = |other: &RunResults, metric: usize, slice: Option<usize>| {
         let within = |history: usize| slice.is_none_or(|slice| history_slice(history) == slice);
-        let of = |o: &Outcome| -> Vec<f64> {
+        let of = |o: &RunResults| -> Vec<f64> {
             o.users.iter().filter(|(_, history, _)| within(*history)).map(|(_, _, values)| values[metric]).collect()
         };
         let (a, b) = (of(first), of(other));

@@ -67,10 +67,10 @@ pub struct Args {
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub negatives: usize,
     /// How to draw them [default: both]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "HOW")]
     pub negative_sampling: Option<NegativeSampling>,
     /// Seed of the draw [default: 1]
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
     /// Exclude the validation events from the history that predicts the test (as some published code does)
     #[arg(long, conflicts_with = "part")]
@@ -85,7 +85,7 @@ pub struct Args {
     #[command(flatten)]
     pub from: RunFlags,
     /// Number of users per batch
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_name = "N")]
     pub batch: usize,
     #[command(flatten)]
     pub split: SplitFlags,
@@ -147,7 +147,7 @@ fn report(args: &Args, printer: Printer) -> Result<()> {
 pub fn measure(run: &mut OpenRun, data: &Dataset, args: &Args) -> Result<(Report, Vec<String>)> {
     if let (0, Some(flag)) = (args.negatives, args.of_negatives()) {
         return Err(Error::user(format!("{flag} has no effect: no negatives are sampled"))
-            .hint("add --negatives 100, or leave it out"));
+            .hint("add --negatives 100, or omit it"));
     }
     let (ks, shortened) = list_lengths(args.k.as_deref(), run.item_keys.len())?;
     let spec = args.split.spec(data)?.unwrap_or(run.split);

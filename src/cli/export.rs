@@ -54,7 +54,7 @@ pub struct Args {
     #[command(flatten)]
     pub from: RunFlags,
     /// Number of users per batch
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_name = "N")]
     pub batch: usize,
 }
 

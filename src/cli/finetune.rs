@@ -32,7 +32,7 @@ fresh and frozen. All commands work with the new run: train --resume, eval, reco
 
 More settings (layers, losses, schedule): mipgpu finetune --help-all")]
 pub struct Args {
-    /// Data set folder made by `mipgpu import` [default: the built-in MovieLens sample]
+    /// Data set folder created by `mipgpu import` [default: the built-in MovieLens sample]
     pub(super) data: Option<PathBuf>,
     #[command(flatten)]
     pub(super) start: StartFlags,

@@ -2,10 +2,9 @@
 
 use std::{fs, path::PathBuf};
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 
-use super::{Cli, printer::Printer};
+use super::{command, printer::Printer, with_all_flags};
 use crate::base::{Error, Result};
 
 #[derive(Debug, clap::Args)]
@@ -31,14 +30,14 @@ pub struct ManArgs {
 
 pub fn completions(args: &CompletionsArgs, printer: Printer) -> Result<()> {
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "mipgpu", &mut script);
+    clap_complete::generate(args.shell, &mut command(), "mipgpu", &mut script);
     printer.raw(String::from_utf8_lossy(&script));
     Ok(())
 }
 
 pub fn man(args: &ManArgs, printer: Printer) -> Result<()> {
     fs::create_dir_all(&args.out).map_err(|e| Error::io(&args.out, &e))?;
-    clap_mangen::generate_to(super::with_all_flags(Cli::command()), &args.out).map_err(|e| Error::io(&args.out, &e))?;
+    clap_mangen::generate_to(with_all_flags(command()), &args.out).map_err(|e| Error::io(&args.out, &e))?;
     printer.say(format_args!("wrote the man pages of mipgpu and its commands to {}", args.out.display()));
     Ok(())
 }

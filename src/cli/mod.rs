@@ -48,7 +48,7 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use clap::{Arg, ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 
 use crate::{
     base::{Error, Result},
@@ -82,7 +82,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Convert a log of interactions (CSV, TSV, .dat, .inter, Parquet) to a data set of memory-mapped shards
+    /// Convert a log (CSV, TSV, .dat, .inter, JSON lines, Parquet) to a data set of memory-mapped shards
     Import(import::Args),
     /// Download a well-known data set by name
     Data(data::Args),
@@ -100,7 +100,7 @@ enum Command {
     Eval(evaluate::Args),
     /// Test whether one run is better than another: paired tests over the same users
     Compare(compare::Args),
-    /// Run a grid of runs with seeds, intervals and tests: the survey's experiment or your own
+    /// Run a grid of runs with seeds, intervals and tests: the built-in grid `survey` (Zeng et al. 2021) or your own
     Experiment(Box<experiment::Args>),
     /// Recommend items for users of the data set or for a new history
     Recommend(recommend::Args),
@@ -132,7 +132,7 @@ pub fn main() -> ExitCode {
 /// Runs [`main`] with the given words instead of the command line. The first word is the name of the program.
 pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut words = with_values(words);
-    let mut command = Cli::command();
+    let mut command = command();
     // `--help` prints the short form, which fits one or two screens.
     for word in words.iter_mut().take_while(|word| *word != "--") {
         if word == "--help" {
@@ -196,6 +196,23 @@ fn with_values(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
 
 /// The flag that prints the full help of a command, with all settings.
 const HELP_ALL: &str = "--help-all";
+
+/// Returns the definition of the command line. The help of each command says what `--help-all` adds to it.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommands(|command| {
+        let hides = command.get_arguments().any(Arg::is_hide_set);
+        let describes = command.get_arguments().any(|arg| {
+            arg.get_long_help().is_some() || arg.get_possible_values().iter().any(|value| value.get_help().is_some())
+        });
+        let text = match (hides, describes) {
+            (true, _) => "Print the usual flags; all flags: --help-all",
+            (false, true) => "Print help; descriptions of values: --help-all",
+            (false, false) => "Print help",
+        };
+        let help = Arg::new("help").short('h').long("help").action(ArgAction::Help).help(text);
+        command.disable_help_flag(true).arg(help.help_heading(None::<&'static str>).display_order(902))
+    })
+}
 
 /// Shows all flags in the help of the commands, including rarely used ones that `--help` hides.
 fn with_all_flags(command: clap::Command) -> clap::Command {

@@ -135,8 +135,8 @@ impl Progress {
         let mb = |bytes: u64| digits(bytes.div_ceil(1 << 20));
         let data = memory.data.map_or("memory-mapped".to_string(), |bytes| format!("{} MB", mb(bytes)));
         self.printer.say(format_args!(
-            "memory  {} parameters, {} MB: weights {}, gradients {}, moments {}, activations {}, batch {}, workspace \
-             {}; data {data}",
+            "memory  {} parameters, {} MB; data {data}\n        weights {}, gradients {}, moments {}, activations {}, \
+             batch {}, workspace {}",
             digits(parameters as u64),
             mb(memory.total()),
             mb(memory.weights),

@@ -67,7 +67,7 @@ pub struct Args {
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
     /// Number of items to recommend, at most the catalogue size [default: 10]
-    #[arg(long, short)]
+    #[arg(long, short, value_name = "N")]
     pub k: Option<usize>,
     /// Whether to recommend items of the history too [default: as in the run's validation]
     #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "BOOL")]
@@ -78,7 +78,7 @@ pub struct Args {
     #[command(flatten)]
     pub from: RunFlags,
     /// Number of histories per batch
-    #[arg(long, default_value_t = 256)]
+    #[arg(long, default_value_t = 256, value_name = "N")]
     pub batch: usize,
     #[command(flatten)]
     pub split: SplitFlags,
@@ -134,7 +134,7 @@ pub fn answer(
     }
     if let (None, Some(flag)) = (args.hold_out, args.split.first_given()) {
         return Err(Error::user(format!("--{flag} has no effect: nothing is held out"))
-            .hint("add --hold-out test (with --users or --all-users), or leave it out"));
+            .hint("add --hold-out test (with --users or --all-users), or omit it"));
     }
     let split = data.map(|data| args.split.spec(data)).transpose()?.flatten().unwrap_or(run.split);
     let basket = run.encoder.last_basket();

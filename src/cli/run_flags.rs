@@ -33,13 +33,13 @@ pub struct StartFlags {
     #[arg(long, value_name = "RUN")]
     from: Option<PathBuf>,
     /// What is copied from the base [default: model]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "WHAT")]
     transfer: Option<Transfer>,
     /// Use the newest weights of the base instead of those with the best validation
     #[arg(long)]
     last: bool,
     /// Initial rows of items, users and field values that the base does not know [default: random]
-    #[arg(long, value_enum, alias = "fresh-items")]
+    #[arg(long, value_enum, value_name = "HOW", alias = "fresh-items")]
     fresh_rows: Option<FreshRows>,
 }
 

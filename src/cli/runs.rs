@@ -32,7 +32,7 @@ pub struct Args {
     #[arg(value_name = "DIR", default_value = "runs")]
     folder: PathBuf,
     /// Sort order; best and newest come first
-    #[arg(long, value_enum, default_value_t)]
+    #[arg(long, value_enum, default_value_t, value_name = "ORDER")]
     sort: Sort,
 }
 

@@ -72,7 +72,7 @@ pub struct Args {
     #[arg(long, value_name = "ETA")]
     halving: Option<u32>,
     /// Seed of --random; trial k does not depend on N [default: 1]
-    #[arg(long, requires = "random")]
+    #[arg(long, value_name = "N", requires = "random")]
     seed: Option<u64>,
     /// Number of parallel trials
     #[arg(long, value_name = "N", default_value_t = 1)]

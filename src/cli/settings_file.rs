@@ -170,7 +170,7 @@ fn word(command: &Command, key: &str, value: &toml::Value) -> Result<Option<Stri
         let e = Error::user(format!("unknown setting '{key}'"));
         return Err(match nearest(key, known.iter().map(String::as_str)) {
             Some(near) => e.hint(format!("did you mean '{near}'?")),
-            None => e.hint("settings have the names of the flags of `mipgpu train --help`"),
+            None => e.hint("settings have the names of the flags of `mipgpu train --help-all`"),
         });
     };
     if !arg.get_action().takes_values() {

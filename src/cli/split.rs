@@ -46,7 +46,7 @@ pub struct Args {
         help_heading = "Which items make the target")]
     random: Option<Amount>,
     /// Seed of --random
-    #[arg(long, default_value_t = 1, value_name = "SEED", help_heading = "Which items make the target")]
+    #[arg(long, default_value_t = 1, value_name = "N", help_heading = "Which items make the target")]
     seed: u64,
 
     /// In the target, keep only the newest N interactions of each user

@@ -24,7 +24,7 @@ pub enum SplitKind {
 pub struct SplitFlags {
     /// How events are split into training, validation and test [default: leave-one-out (last-basket for
     /// --task next-basket), or that of the run]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "RULE")]
     pub split: Option<SplitKind>,
     /// With --split last-n: test events per user [default: 1]
     #[arg(long, value_name = "N")]

@@ -277,7 +277,7 @@ pub fn introduce(printer: &Printer, config: &RunConfig, data: &Dataset, split: &
         digits(data.interactions())
     ));
     printer.say(format_args!(
-        "split   {}\n        {} training interactions; {} users validate, {} test",
+        "split   {}\n        {} training interactions; {} validation users, {} test users",
         config.split.words(summary.ticks_per_second),
         digits(summary.train_events),
         digits(summary.valid_users as u64),
@@ -305,7 +305,7 @@ pub fn introduce(printer: &Printer, config: &RunConfig, data: &Dataset, split: &
         "task    {}{}, loss {}",
         s.task,
         if s.task != "next-item" { format!(", mask {}, mask-last {}", s.mask, s.mask_last) } else { String::new() },
-        if config.ratings.is_some() { "squared error of hidden ratings".into() } else { loss_in_words(s) }
+        if config.ratings.is_some() { "squared error of masked ratings".into() } else { loss_in_words(s) }
     ));
     if s.find().is_ok_and(|(_, task)| task.baskets) {
         let with = Pairs::new(data, split.train(), s.seed).users().len();

@@ -82,26 +82,30 @@ impl SplitSpec {
         let date = |t| when(t, ticks_per_second);
         match self {
             SplitSpec::LeaveOneOut => {
-                "leave-one-out: a user's last item is the test item, the one before it validates".into()
+                "leave-one-out: a user's last item is the test item, the one before it is the validation item".into()
             }
             SplitSpec::LastN { valid, test } => {
-                format!("last-n: a user's last {test} events are for the test, the {valid} before them validate")
+                format!("last-n: a user's last {test} events are for the test, the {valid} before them for validation")
             }
             SplitSpec::Ratio { valid, test } => {
                 let percent = |share: f64| (share * 1e4).round() / 100.0;
                 let (test, valid) = (percent(test), percent(valid));
-                format!("ratio: the last {test} % of a user's events are for the test, {valid} % before them validate")
+                format!(
+                    "ratio: the last {test} % of a user's events are for the test, {valid} % before them for validation"
+                )
             }
             SplitSpec::LastBasket => {
-                "last-basket: a user's last basket is for the test, the one before it validates".into()
+                "last-basket: a user's last basket is for the test, the one before it for validation".into()
             }
             SplitSpec::Time { cut, valid_cut: Some(v) } => {
                 let (cut, v) = (date(cut), date(v));
-                format!("time: events from {cut} on are for the test, those before it from {v} on validate")
+                format!("time: events from {cut} on are for the test, those before it from {v} on for validation")
             }
             SplitSpec::Time { cut, valid_cut: None } => {
                 let cut = date(cut);
-                format!("time: events from {cut} on are for the test, the latest tenth of those before it validates")
+                format!(
+                    "time: events from {cut} on are for the test, the latest tenth of those before it for validation"
+                )
             }
         }
     }

@@ -266,8 +266,11 @@ fn check(encoder: &dyn Encoder, data: &Dataset, options: &EvalOptions<'_>) -> Re
 /// # Errors
 /// There is no k, or one lies outside that range.
 pub fn check_ks(ks: &[usize], catalogue: usize) -> Result<()> {
-    if ks.is_empty() || ks.contains(&0) {
-        return Err(Error::user("k = 0: an empty list cannot be evaluated").hint("set --k to at least 1"));
+    if ks.is_empty() {
+        return Err(Error::user("--k is empty").hint("give at least one list length, such as --k 10"));
+    }
+    if ks.contains(&0) {
+        return Err(Error::user("--k 0 is out of range").hint("a list has at least 1 item"));
     }
     match ks.iter().find(|k| **k > catalogue) {
         Some(k) => Err(Error::user(format!("k = {k} is more than the {catalogue} items of the catalogue"))

@@ -254,8 +254,8 @@ impl Protocol {
         if self.seen_held_out > 0 {
             let _ = writeln!(
                 out,
-                "         held-out items that are also in the history: {}; never recommended, so misses \
-                 of full ranking (--keep-seen ranks them)",
+                "         held-out items that are also in the history: {}; never recommended, so misses of full \
+                 ranking\n         (--keep-seen ranks them)",
                 digits(self.seen_held_out as u64)
             );
         }

@@ -12,7 +12,7 @@ use std::{collections::HashMap, fs, path::Path};
 
 use super::{
     metric::Metric,
-    results::{Against, Claim, Estimate, Expect, Outcome, ResultRow, Test},
+    results::{Against, Claim, ClaimOutcome, Estimate, Expect, ResultRow, Test},
     trials::{best_of, curve_of},
 };
 use crate::{
@@ -294,15 +294,15 @@ pub fn correct(mut tests: Vec<&mut Test>) {
 
 /// Returns the outcome of a claim's test. A difference counts if the corrected p is below 5 % and every seed has the
 /// same sign.
-pub fn outcome(test: &Test, lower: bool) -> Outcome {
+pub fn outcome(test: &Test, lower: bool) -> ClaimOutcome {
     let difference = test.result.difference;
     let alike = test.by_seed.iter().all(|d| d.signum() == difference.signum() && *d != 0.0);
     if test.p_holm.is_none_or(|p| p >= LEVEL) || !alike {
-        Outcome::NoDifference
+        ClaimOutcome::NoDifference
     } else if (difference > 0.0) != lower {
-        Outcome::Better
+        ClaimOutcome::Better
     } else {
-        Outcome::Worse
+        ClaimOutcome::Worse
     }
 }
 
@@ -426,12 +426,12 @@ mod tests {
             p_holm: Some(p),
             by_seed: by_seed.into(),
         };
-        assert_eq!(outcome(&test(0.1, 0.01, &[0.1, 0.1]), false), Outcome::Better);
-        assert_eq!(outcome(&test(0.1, 0.01, &[0.1, 0.1]), true), Outcome::Worse);
-        assert_eq!(outcome(&test(0.1, 0.05, &[0.1, 0.1]), false), Outcome::NoDifference);
-        assert_eq!(outcome(&test(0.1, 0.01, &[0.3, -0.1]), false), Outcome::NoDifference);
+        assert_eq!(outcome(&test(0.1, 0.01, &[0.1, 0.1]), false), ClaimOutcome::Better);
+        assert_eq!(outcome(&test(0.1, 0.01, &[0.1, 0.1]), true), ClaimOutcome::Worse);
+        assert_eq!(outcome(&test(0.1, 0.05, &[0.1, 0.1]), false), ClaimOutcome::NoDifference);
+        assert_eq!(outcome(&test(0.1, 0.01, &[0.3, -0.1]), false), ClaimOutcome::NoDifference);
         let claim = |expect, outcome| Claim { expect, outcome, ..Claim::default() };
-        let (yes, no) = (Some(Outcome::Better), Some(Outcome::NoDifference));
+        let (yes, no) = (Some(ClaimOutcome::Better), Some(ClaimOutcome::NoDifference));
         assert_eq!(verdict(&[claim(Expect::Better, yes), claim(Expect::NotBetter, no)]), Verdict::Confirmed);
         assert_eq!(verdict(&[claim(Expect::Better, yes), claim(Expect::NotBetter, yes)]), Verdict::InPart);
         assert_eq!(verdict(&[claim(Expect::Better, yes), claim(Expect::NotBetter, yes)]), Verdict::InPart);

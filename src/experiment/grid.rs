@@ -324,7 +324,7 @@ impl Grid {
         match settings.keys().find(|key| !known().any(|name| name == *key)) {
             Some(key) => {
                 let near = nearest(key, known())
-                    .map_or("settings have the names of the flags of `mipgpu train --help`".into(), |near| {
+                    .map_or("settings have the names of the flags of `mipgpu train --help-all`".into(), |near| {
                         format!("did you mean '{near}'?")
                     });
                 Err(Error::user(format!("there is no setting '{key}'")).hint(near))

@@ -189,7 +189,7 @@ pub struct Claim {
     pub expect: Expect,
     /// `None` while rows are missing. The difference is `better` minus `than`.
     pub test: Option<Test>,
-    pub outcome: Option<Outcome>,
+    pub outcome: Option<ClaimOutcome>,
 }
 
 /// The claim about the first group.
@@ -206,7 +206,7 @@ pub enum Expect {
 /// The outcome of a claim's test at 5 % after Holm's correction over all claims, with the same sign on every seed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Outcome {
+pub enum ClaimOutcome {
     Better,
     Worse,
     /// No significant difference.
@@ -216,7 +216,7 @@ pub enum Outcome {
 impl Claim {
     /// Returns whether the claim holds, or `None` while rows are missing.
     pub fn holds(&self) -> Option<bool> {
-        let better = self.outcome? == Outcome::Better;
+        let better = self.outcome? == ClaimOutcome::Better;
         Some(better == (self.expect == Expect::Better))
     }
 }

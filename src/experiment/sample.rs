@@ -107,14 +107,14 @@ pub fn results() -> Results {
         outcome,
         ..Claim::default()
     };
-    let helps = claim("tuned over plain", Some(sure.clone()), Expect::Better, Some(Outcome::Better));
-    let clear = claim("MIP over NIP", Some(sure), Expect::NotBetter, Some(Outcome::Better));
+    let helps = claim("tuned over plain", Some(sure.clone()), Expect::Better, Some(ClaimOutcome::Better));
+    let clear = claim("MIP over NIP", Some(sure), Expect::NotBetter, Some(ClaimOutcome::Better));
     let missing = claim("Caser: embeddings", None, Expect::Better, None);
     let lowers = Claim {
         metric: "RMSE".into(),
         scale: 1.0,
         lower: true,
-        ..claim("DACF", Some(less), Expect::Better, Some(Outcome::Better))
+        ..claim("DACF", Some(less), Expect::Better, Some(ClaimOutcome::Better))
     };
     let finding = |says: &str, claims, verdict| Finding { says: says.into(), claims, verdict };
     Results {

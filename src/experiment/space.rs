@@ -206,7 +206,7 @@ fn kind_of(name: &str) -> Result<SettingKind> {
             let e = Error::user(format!("unknown setting '{name}'"));
             Err(match nearest(name, all.keys().map(String::as_str)) {
                 Some(near) => e.hint(format!("did you mean '{near}'?")),
-                None => e.hint("settings have the names of the flags of `mipgpu train --help`"),
+                None => e.hint("settings have the names of the flags of `mipgpu train --help-all`"),
             })
         }
     }
@@ -214,7 +214,8 @@ fn kind_of(name: &str) -> Result<SettingKind> {
 
 fn range(name: &str, kind: SettingKind, low: &str, high: &str) -> Result<Values> {
     if kind == SettingKind::Word {
-        return Err(Error::user(format!("{name} is not a number and cannot have a range")).hint("list its values"));
+        return Err(Error::user(format!("{name} is not a number and cannot have a range"))
+            .hint(format!("list its values: --over {name}=VALUE,VALUE")));
     }
     let (high, log) = match high.split_once(':') {
         None => (high, false),

@@ -1,7 +1,7 @@
 //! Formatting of numbers and states, shared by the text and the HTML report.
 
 use super::collect::LEVEL;
-use super::results::{Base, Expect, Outcome, ResultRow, RunState, Seed, Table, Test, Verdict};
+use super::results::{Base, ClaimOutcome, Expect, ResultRow, RunState, Seed, Table, Test, Verdict};
 pub use crate::page::{NOTHING, duration, plain};
 
 /// Returns the number of decimals: two for percent, else four. A scale that is not set counts as 1.
@@ -115,11 +115,11 @@ impl Mark {
     }
 }
 
-pub fn outcome(outcome: Option<Outcome>) -> &'static str {
+pub fn outcome(outcome: Option<ClaimOutcome>) -> &'static str {
     match outcome {
-        Some(Outcome::Better) => "better",
-        Some(Outcome::Worse) => "worse",
-        Some(Outcome::NoDifference) => "no clear difference",
+        Some(ClaimOutcome::Better) => "better",
+        Some(ClaimOutcome::Worse) => "worse",
+        Some(ClaimOutcome::NoDifference) => "no clear difference",
         None => "open: rows are missing",
     }
 }

@@ -1,5 +1,5 @@
-//! The arithmetic of host arenas: f64 for the oracle, f32 for host backends, and f32 with bf16 products to measure the
-//! error of a plain bf16 implementation.
+//! The arithmetic of host arenas: f64 for the reference, f32 for host backends, and f32 with bf16 products to measure
+//! the error of a plain bf16 implementation.
 
 use std::{
     fmt::Debug,

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     base::{
-        Error, Result as Outcome,
+        self, Error,
         rng::{Purpose, Stream},
     },
     mem::{Act, F32, Lent, Planner, Scalar, U32},
@@ -94,7 +94,7 @@ impl BagLists {
     ///
     /// # Errors
     /// There are more pairs of an item and a field, or more values in all, than 32 bits can number.
-    pub fn new<'a>(items: usize, field_values: &[usize], of: impl Fn(usize, usize) -> &'a [u32]) -> Outcome<Self> {
+    pub fn new<'a>(items: usize, field_values: &[usize], of: impl Fn(usize, usize) -> &'a [u32]) -> base::Result<Self> {
         let (fields, rows) = (field_values.len(), field_values.iter().sum::<usize>());
         let first_row: Vec<usize> = (0..fields).map(|f| field_values[..f].iter().sum()).collect();
         let pairs = || (0..items).flat_map(|item| (0..fields).map(move |f| (item, f)));

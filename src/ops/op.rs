@@ -16,7 +16,7 @@ pub trait Op: Spans + Copy + std::fmt::Debug + Send + Sync + 'static {
     /// Returns work and traffic of this call, by the rules of [`cost`](super::cost).
     fn cost(&self) -> Cost;
 
-    /// Runs the operation in plain loops in the arithmetic of `S`: the oracle at f64, the naive implementation
+    /// Runs the operation in plain loops in the arithmetic of `S`: the reference at f64, the naive implementation
     /// at f32. `m` comes from [`HostArenas::lend`](crate::mem::HostArenas::lend) for this op.
     fn reference<S: Scalar>(&self, m: &Lent<'_, S>);
 }

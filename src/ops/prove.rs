@@ -132,7 +132,7 @@ impl Numerics {
 }
 
 /// The expected outputs of a call.
-struct Outcome(Vec<(RawSpan, Want)>);
+struct ExpectedOutputs(Vec<(RawSpan, Want)>);
 
 enum Want {
     Ids(Vec<u32>),
@@ -147,9 +147,9 @@ type Inputs = Vec<(RawSpan, Vec<f32>)>;
 pub struct Expected {
     /// Shared, since drawing them again for every run would take longer than the runs.
     inputs: Arc<Inputs>,
-    fwd: Outcome,
+    fwd: ExpectedOutputs,
     /// Gradients written, and added to the old values.
-    bwd: [Outcome; 2],
+    bwd: [ExpectedOutputs; 2],
 }
 
 /// Runs the references of a case in the arithmetic of `S`.
@@ -233,7 +233,7 @@ fn outcome<S: Scalar>(
     kind: Numerics,
     exact: &Snapshot<Traced>,
     naive: &Snapshot<S>,
-) -> Outcome {
+) -> ExpectedOutputs {
     let mut all = Vec::new();
     op.visit(&mut |access, span| {
         if access == Access::Read {
@@ -260,12 +260,17 @@ fn outcome<S: Scalar>(
         let budget = (factor * naive_error + rounding * largest).max(honest) + 1e-30;
         all.push((span, Want::Real(want.iter().map(|x| x.f64()).collect(), budget)));
     });
-    Outcome(all)
+    ExpectedOutputs(all)
 }
 
 /// Compares the outputs of `op` on the backend (before -> after) with the expected ones. Returns a message for
 /// every wrong field.
-fn compare(what: &str, op: &dyn AnyOp, outcome: &Outcome, [got, before]: [&Snapshot<f32>; 2]) -> Result<f64, String> {
+fn compare(
+    what: &str,
+    op: &dyn AnyOp,
+    outcome: &ExpectedOutputs,
+    [got, before]: [&Snapshot<f32>; 2],
+) -> Result<f64, String> {
     let mut wrong: Vec<String> = Vec::new();
     let named = |span: RawSpan| format!("{what}: {}, field {}", op.name(), op.field_name(span).unwrap_or("?"));
     let mut touched: Vec<RawSpan> = Vec::new();

@@ -124,7 +124,7 @@ impl<'a> Recommender<'a> {
             return Err(Error::user(
                 "\"keep_seen\": false has no effect on baskets, because people buy the same items again",
             )
-            .hint("leave it out"));
+            .hint("omit it"));
         }
         let known = |key: &str| self.users.and_then(|users| users.find(key));
         let Some(keys) = history else {

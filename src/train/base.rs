@@ -66,7 +66,7 @@ impl Base {
                  tables by rows",
                 path.display()
             ))
-            .hint("use its best checkpoint: leave --last out"));
+            .hint("use its best checkpoint: omit --last"));
         }
         let items = Vocab::open(&folder.items())?;
         let side_tables = SideTables::open(&config.settings, &folder, items.len())?;
@@ -138,7 +138,7 @@ impl Base {
         let count = |what: &str, mine: &Vocab, theirs: &Vocab| {
             let both = mine.keys().filter(|key| theirs.find(key).is_some()).count();
             let [both, all, gone] = [both, mine.len(), theirs.len() - both].map(|n| digits(n as u64));
-            format!("{both} of {all} {what} known to the base; {gone} of its own are not in the data")
+            format!("{both} of {all} {what} known to the base; {gone} {what} of the base are not in the data")
         };
         let mut words = count("items", data.item_keys(), &self.items);
         if let Some(users) = &self.side_tables.users {
@@ -256,7 +256,7 @@ fn check_model(
 ) -> Result<()> {
     if transfer == Transfer::Embedding && base.width != settings.width {
         return Err(Error::user(format!("the base has width {}, the new run {}", base.width, settings.width))
-            .hint("leave --width out"));
+            .hint("omit --width"));
     }
     if !matches!(transfer, Transfer::Model | Transfer::Patch) {
         return Ok(());
@@ -267,7 +267,7 @@ fn check_model(
             "{path}: the base is a {}, the new run a {}: their layers do not fit",
             base.model, settings.model
         ))
-        .hint(format!("leave --model out, {tables}")));
+        .hint(format!("omit --model, {tables}")));
     }
     // Some settings change no tensor shape.
     if let Some((name, [theirs, mine])) = unlike_layers(base, settings).into_iter().next() {
@@ -292,7 +292,7 @@ fn check_model(
     }
     let none = mine.is_empty() && settings.user_width == 0;
     if known.iter().any(|k| k.name == SIDE) && base.join != settings.join && !none {
-        return Err(Error::user(format!("{path}: the base and the new run differ in --join")).hint("leave it out"));
+        return Err(Error::user(format!("{path}: the base and the new run differ in --join")).hint("omit it"));
     }
     let ((_, theirs), (_, mine)) = (base.find()?, settings.find()?);
     if transfer == Transfer::Patch && theirs.view != mine.view {
@@ -303,7 +303,7 @@ fn check_model(
             if theirs.view == View::Both { "both sides" } else { "only the past" },
             mine.name
         ))
-        .hint(format!("leave --task out, or train the layers too with --transfer model, {tables}")));
+        .hint(format!("omit --task, or train the layers too with --transfer model, {tables}")));
     }
     Ok(())
 }
@@ -317,7 +317,7 @@ pub(super) fn find<'k>(
 ) -> Result<Option<&'k Known>> {
     let thaw = match transfer {
         Transfer::Patch => "use --transfer model, which trains new parameters",
-        _ => "leave --freeze out: new parameters must be trained",
+        _ => "omit --freeze: new parameters must be trained",
     };
     let found = known.iter().find(|k| k.name == p.name).filter(|_| wanted(&p.name, transfer));
     let Some(found) = found else {
@@ -432,7 +432,7 @@ fn unlike(e: Error, base: &Settings, new: &Settings, transfer: Transfer) -> Erro
     let flags: Vec<String> = unlike.map(|(s, _)| format!("--{}", s.name)).collect();
     match (&e.hint, flags.is_empty()) {
         (Some(hint), false) => {
-            let hint = hint.replace("give the new run the base's settings", &format!("leave {} out", flags.join(", ")));
+            let hint = hint.replace("give the new run the base's settings", &format!("omit {}", flags.join(", ")));
             e.hint(hint)
         }
         _ => e,

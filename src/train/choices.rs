@@ -2,7 +2,42 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::backend::{self, Device, Precision};
+use super::{freeze::Freeze, schedule::Decay};
+use crate::{
+    backend::{self, Device, Precision},
+    layers::{Join, NormPlace},
+    tasks::{LossKind, SamplerKind},
+};
+
+/// The placeholder of a type in the help of a flag: `N` in `--width <N>`.
+pub(super) trait Placeholder {
+    const PLACEHOLDER: &'static str;
+}
+
+macro_rules! placeholders {
+    ($($word:literal: $($type:ty),+;)*) => {
+        $($(impl Placeholder for $type { const PLACEHOLDER: &'static str = $word; })+)*
+    };
+}
+
+placeholders! {
+    "N": u32, u64, usize;
+    "N,N,…": List;
+    "X": f32;
+    "BOOL": bool;
+    "NAME": String, LossKind, SamplerKind;
+    "PLACE": NormPlace, Patching;
+    "HOW": Join, Decay;
+    "PARTS": Freeze;
+    "FORMAT": Numbers;
+    "ROWS": TableUpdate;
+}
+
+/// Returns the placeholder of a setting of type `T`. `range` is the source text of its range, which tells shares from
+/// other numbers.
+pub(super) fn placeholder<T: Placeholder>(range: &str) -> &'static str {
+    if range == "0.0..=1.0" { "SHARE" } else { T::PLACEHOLDER }
+}
 
 /// Precision of matrix products.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]

@@ -460,7 +460,7 @@ impl<B: Backend> Engine<B> {
     /// Adds to an out-of-memory error `e` the largest batch that would fit.
     fn too_large(e: Error, settings: &Settings, summary: &DataSummary, open: impl Fn(&Planner) -> Result<B>) -> Error {
         // A backend without a plan can still compute the scratch memory of ops.
-        let (Some(there), Ok(bare)) = (e.room, open(&Planner::new())) else { return e };
+        let (Some(there), Ok(bare)) = (e.available_bytes, open(&Planner::new())) else { return e };
         // Leave a margin: copies, graphs and the driver need memory too.
         let there = there - there / 32;
         let fits = |batch: usize| {

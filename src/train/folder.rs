@@ -247,7 +247,7 @@ impl RunFolder {
         let text = fs::read_to_string(&path).map_err(|e| match e.kind() {
             ErrorKind::NotFound | ErrorKind::NotADirectory => {
                 Error::user(format!("{}: no run is there (it has no config.toml)", self.path.display()))
-                    .hint("give the folder that `mipgpu train` wrote; it names it at the end")
+                    .hint("give the folder that `mipgpu train` wrote; `mipgpu runs` lists run folders")
             }
             _ => Error::io(&path, &e),
         })?;

@@ -51,7 +51,7 @@ impl OpenRun {
     pub fn keeps_seen(&self, flag: Option<bool>, baskets: bool) -> Result<bool> {
         if flag == Some(false) && baskets {
             return Err(
-                Error::user("--keep-seen false has no effect on baskets: people buy items again").hint("leave it out")
+                Error::user("--keep-seen false has no effect on baskets: people buy items again").hint("omit it")
             );
         }
         Ok(baskets || flag.unwrap_or(self.keep_seen))
@@ -93,9 +93,9 @@ impl OpenRun {
     pub fn open(run: &Path, which: Which, device: Device) -> Result<OpenRun> {
         if !run.is_dir() {
             return Err(Error::user(format!("{}: no such run folder", run.display()))
-                .hint("give the folder that `mipgpu train` wrote; it names it at the end"));
+                .hint("give the folder that `mipgpu train` wrote; `mipgpu runs` lists run folders"));
         }
-        let trained = Trained::open(run, which, device).map_err(|e| match e.room {
+        let trained = Trained::open(run, which, device).map_err(|e| match e.available_bytes {
             // The error's own hint is for training, where batches can be smaller.
             Some(_) => e.hint("the run's model needs that much: use a machine with more memory, or --device cpu"),
             None => e,

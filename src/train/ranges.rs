@@ -163,7 +163,7 @@ mod tests {
         for model in models::ALL {
             let user_width = if model.users { 8 } else { 0 };
             let s = Settings { model: model.name.into(), width: 10, heads: 4, user_width, ..Settings::default() };
-            assert_eq!(s.check().is_err(), ["bert4rec", "sasrec"].contains(&model.name), "{}", model.name);
+            assert_eq!(s.check().is_err(), model.uses.contains(&"heads"), "{}", model.name);
             Settings { heads: 5, ..s }.check().unwrap();
         }
     }

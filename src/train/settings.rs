@@ -4,9 +4,11 @@ use serde::{Deserialize, Serialize};
 
 pub use super::choices::{List, Numbers, Patching, TableUpdate};
 use super::{
+    choices::placeholder,
     freeze::Freeze,
     in_range::{DROP_ALL, in_range},
     schedule::Decay,
+    uses::filled,
 };
 use crate::{
     base::{Error, Result, error::nearest},
@@ -65,7 +67,7 @@ fn help(name: &str, text: &str, shown: &str) -> String {
         n if n == models::all().len() => String::new(),
         _ => format!(" [models: {}]", users.join(", ")),
     };
-    format!("{text}{choices}{only} [default: {shown}]")
+    format!("{}{choices}{only} [default: {shown}]", filled(text))
 }
 
 // NAME: TYPE = DEFAULT, "DEFAULT AS SHOWN", [RANGE] "HELP", and how far it may differ from a base (`Differs`) if that is
@@ -105,6 +107,7 @@ macro_rules! settings {
             $($(
                 #[arg(long, help_heading = $group, allow_negative_numbers = true)]
                 #[arg(help = help(stringify!($name), $help, $shown))]
+                #[arg(value_name = placeholder::<$type>(stringify!($($range)?)))]
                 $(#[$flag])*
                 pub $name: Option<$type>,
             )*)*
@@ -165,8 +168,8 @@ settings! {
         heads: usize = 4, "4", [1..] "Number of attention heads; must divide the width";
         #[arg(visible_alias = "max-len")]
         length: usize = 200, "200", [2..=MaskedItem::MAX_LENGTH]
-            "Maximum sequence length. Of longer sequences, training uses a random window and prediction the \
-             newest items", ByShape;
+            "Maximum sequence length. Longer sequences: training uses a random window, prediction the newest items",
+            ByShape;
         #[arg(hide = true)]
         ffn_ratio: usize = 4, "4", [1..] "Feed-forward width as a multiple of the width";
         #[arg(hide = true)]
@@ -198,6 +201,7 @@ settings! {
     "Users and side fields" {
         user_width: usize = 0, "0", [..=1 << 16]
             "Width of the user embedding, which is joined to each item of the user's sequence; 0: none", ByColumns;
+        #[arg(value_name = "NAMES")]
         fields: String = "none".into(), "none",
             "Side fields of the items to use as item features: names separated by commas, all, or none", ByColumns;
         #[arg(hide = true)]
@@ -211,16 +215,14 @@ settings! {
             "Keep the base's dense layer over items, users and fields if the new run has neither users nor fields \
              [set by finetune]", Freely;
         #[arg(visible_alias = "adapter")]
-        patch: Patching = Patching::None, "none",
-            "Placement of patches (adapters): after sub-layers (serial) or parallel to them [default with \
-             --transfer patch: serial]", Freely;
+        patch: Patching = Patching::None, "none; with --transfer patch: serial",
+            "Placement of patches (adapters): after sub-layers (serial) or parallel to them", Freely;
         #[arg(hide = true)]
         patches: usize = 2, "2", [1..=2] "Number of patches per block: 1 or 2", Freely;
         #[arg(hide = true)]
         patch_width: usize = 0, "0", [..=1 << 16] "Bottleneck size of a patch; 0: an eighth of --width", Freely;
-        freeze: Freeze = Freeze::NONE, "none",
-            "Parts that are not trained: none, all, or a list of network,items,users,fields [default with \
-             --transfer patch: the network, and each table without new rows]";
+        freeze: Freeze = Freeze::NONE, "none; with --transfer patch: the network, and each table without new rows",
+            "Parts that are not trained: none, all, or a list of network,items,users,fields";
     }
     "Tasks" {
         mask: f32 = 0.2, "0.2", [0.0..=1.0]
@@ -236,10 +238,10 @@ settings! {
             "Loss over items: full softmax over the whole catalogue, or a loss with sampled negatives";
         sampler: SamplerKind = SamplerKind::Uniform, "uniform", "Distribution of negatives";
         negatives: usize = 512, "512", [..=1 << 24]
-            "Number of negatives per batch; per scored row with --per-position, bce, gbce and bpr";
+            "Number of negatives per batch; per scored row with --per-position and with pairwise losses ({pairwise})";
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
         per_position: bool = false, "false",
-            "Each scored row has its own negatives (sampled-softmax; always the case with bce, gbce and bpr)";
+            "Each scored row has its own negatives (sampled-softmax; always the case with pairwise losses: {pairwise})";
         #[arg(num_args = 0..=1, default_missing_value = "true", hide = true)]
         unique_negatives: bool = false, "false",
             "No item occurs twice among the negatives of a batch (--sampler uniform, shared negatives)";

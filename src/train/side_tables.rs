@@ -57,7 +57,7 @@ pub fn name_fields(settings: &mut Settings, data: &ItemFields) -> Result<()> {
         let what = format!("{flag}: no item field '{}' (there are: {})", missing.join("', '"), known.join(", "));
         return Err(match nearest(first, known.iter().copied()) {
             Some(near) => Error::user(what).hint(format!("did you mean '{near}'?")),
-            None => Error::user(what).hint("name fields of this data, or leave --fields out (--fields none)"),
+            None => Error::user(what).hint("name fields of this data, or omit --fields (--fields none)"),
         });
     }
     if let Some(twice) = named.iter().enumerate().find_map(|(i, name)| named[..i].contains(name).then_some(name)) {

@@ -147,7 +147,7 @@ pub(super) fn plan_step(
         [(shape.user_width > 0, "user.weight", "--user-width"), (shape.fields, "field.weight", "--fields")]
     {
         if asked && !plan.params().iter().any(|p| p.name == table) {
-            return Err(Error::user(format!("--model {} does not support {flag}", kind.name)).hint("leave it out"));
+            return Err(Error::user(format!("--model {} does not support {flag}", kind.name)).hint("omit it"));
         }
     }
     plan.label("optimiser");

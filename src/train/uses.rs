@@ -127,8 +127,8 @@ const RULES: &[Rule] = &[
     (&["final-lr"], |r| r.s.decay == Decay::Constant, "with --decay constant the learning rate is constant", LEAVE),
 ];
 
-/// Returns a text of the rules with its placeholders replaced by names of losses.
-fn filled(text: &str) -> String {
+/// Returns a text of the rules or a help text with its placeholders replaced by names of losses.
+pub(super) fn filled(text: &str) -> String {
     let sampled = || LossKind::words(LossKind::sampled, "or");
     let pairwise = || LossKind::words(LossKind::pairwise, "and");
     text.replace("{sampled}", &sampled()).replace("{pairwise}", &pairwise())

@@ -464,8 +464,8 @@ fn bad_requests_are_refused() {
         let e = evaluate(&mut Fake::new(6, 2, false), &data, &split.test(), &options).unwrap_err().to_string();
         assert!(words.iter().all(|w| e.contains(w)) && e.contains("hint"), "{e}");
     };
-    refuse(&|o| o.ks = vec![0], &["k = 0"]);
-    refuse(&|o| o.ks = vec![], &["k = 0"]);
+    refuse(&|o| o.ks = vec![0], &["--k 0 is out of range"]);
+    refuse(&|o| o.ks = vec![], &["--k is empty"]);
     refuse(&|o| o.ks = vec![5, 7], &["k = 7", "6 items"]);
     refuse(&|o| o.batch = 0, &["batch of 0"]);
     refuse(&|o| o.negatives = 7, &["7 negatives", "6 items"]);

@@ -211,7 +211,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     tune("--model sasrec --transfer model", &["the base is a bert4rec", both]);
     p.well(&format!("finetune --from base data --out tables -q --model sasrec {both} --epochs 1"));
     tune("--fields genre", &["no side fields", "or omit them with --fields none"]);
-    tune("--width 32 --transfer embedding", &["width 16", "leave --width out"]);
+    tune("--width 32 --transfer embedding", &["width 16", "omit --width"]);
     tune("--width 32 --transfer model", &["tensor 'item.weight' is [41, 16] in the base, [41, 32] in the new run"]);
     tune("--transfer none --patch serial", &["freezes nothing"]);
     // Settings that shapes do not reveal: the same tensors would compute something else.
@@ -239,7 +239,7 @@ fn what_does_not_fit_is_refused_before_anything_is_written() {
     p.refused("train data --out new --model sasrec --task masked-item", &["cannot learn", "next-item"]);
     p.refused("train data --out new --task next", &["no task 'next'", "next-item"]);
     p.train("rows", "--epochs 1 --loss sampled-softmax --negatives 5 --table-update rows");
-    p.refused("finetune --from rows data --out new --last", &["by rows", "leave --last out"]);
+    p.refused("finetune --from rows data --out new --last", &["by rows", "omit --last"]);
     p.well(&format!("train data --out gru -q --model gru4rec --epochs 1 {TINY}"));
     p.refused("finetune --from gru data --out new --transfer patch", &["does not support patches"]);
 }

@@ -80,16 +80,16 @@ fn a_log_in_place_of_a_data_set_is_answered_with_the_commands_that_import_it() {
 }
 
 #[test]
-fn a_transfer_that_does_not_fit_names_what_to_leave_out() {
+fn a_transfer_that_does_not_fit_names_what_to_omit() {
     let p = Place::new();
     p.train("base", "--epochs 1");
     for (flags, says, never) in [
         // Tables alone are already the request, so they are not offered as a solution.
-        ("--transfer embedding --length 10", "leave --length out, or use --transfer none", "--transfer embedding"),
-        ("--transfer model --length 10", "leave --length out, or use --transfer none", "embedding"),
+        ("--transfer embedding --length 10", "omit --length, or use --transfer none", "--transfer embedding"),
+        ("--transfer model --length 10", "omit --length, or use --transfer none", "embedding"),
         ("--transfer model --ffn-ratio 2", "omit --ffn-ratio: the base's layers were trained", "--length"),
-        ("--transfer embedding --width 32", "leave --width out", "--transfer embedding"),
-        ("--transfer patch --length 10", "leave --length out", "--width"),
+        ("--transfer embedding --width 32", "omit --width", "--transfer embedding"),
+        ("--transfer patch --length 10", "omit --length", "--width"),
     ] {
         let hint = hint(&p, &format!("finetune --from base data --out new {flags}"));
         assert!(hint.contains(says) && !hint.contains(never), "{flags}: {hint}");

@@ -221,6 +221,30 @@ fn help_and_version_are_results() {
         }
         assert!(usual.contains("--width") && !usual.contains("--beta2") && usual.contains("--help-all"), "{usual}");
     }
+    // Every command that has more to show names the flag for it, and no help names the parser's own.
+    for (command, text) in [
+        ("train", "Print the usual flags; all flags: --help-all"),
+        ("import", "Print help; descriptions of values: --help-all"),
+        ("compare", "Print help\n"),
+    ] {
+        for flag in ["-h", "--help"] {
+            let help = p.well(&format!("{command} {flag}"));
+            assert!(help.contains(text) && !help.contains("see more with"), "{command} {flag}: {help}");
+        }
+        assert!(p.well(&format!("{command} --help-all")).contains("-h, --help"), "{command} --help-all");
+    }
+    // Numbers, shares and choices have placeholders of their own.
+    let all = p.well("train --help-all");
+    for flag in
+        ["--width <N>", "--lr <X>", "--mask <SHARE>", "--dilations <N,N,…>", "--fields <NAMES>", "--norm <PLACE>"]
+    {
+        assert!(all.contains(flag), "{flag}: {all}");
+    }
+    let words = all.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(words.contains("pairwise losses (bce, gbce and bpr)") && !words.contains('{'), "{all}");
+    for (n, flag) in all.split("\n      --").enumerate() {
+        assert!(n == 0 || flag.matches("[default").count() <= 1, "two defaults: {flag}");
+    }
     // Common names in the field are aliases.
     let train = |run: &str, flags: &str| p.well(&format!("train data --out {run} -q --epochs 1 --warmup 4 {flags}"));
     train("theirs", "--dim 16 --max-len 20 --batch-size 8 --layers 1 --max-grad-norm 1 --learning-rate 0.01");

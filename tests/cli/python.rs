@@ -3,9 +3,11 @@
 use std::{
     fs::File,
     io::Write as _,
+    path::Path,
     process::{Command, Stdio},
 };
 
+use mipgpu::models;
 use serde_json::{Value, json};
 
 use super::{Place, baskets, ratings};
@@ -127,6 +129,20 @@ fn a_frame_becomes_lists() {
 }
 
 const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/python");
+
+/// The lists above compare every model of the program with its own script, `topk_MODEL.py` or `rate_MODEL.py`.
+#[test]
+fn every_model_has_a_script() {
+    for model in models::ALL {
+        let scripts = ["topk", "rate"].map(|what| format!("{what}_{}", model.name));
+        let run = [TRANSFORMERS, OTHERS, TUNED, BASKETS, RATINGS]
+            .concat()
+            .into_iter()
+            .find(|r| scripts.contains(&r[1].into()));
+        let [_, script, _] = run.unwrap_or_else(|| panic!("no run of {} is compared with a script", model.name));
+        assert!(Path::new(EXAMPLES).join(format!("{script}.py")).is_file(), "examples/python/{script}.py is missing");
+    }
+}
 
 fn python() -> Command {
     let mut command = Command::new("python3");

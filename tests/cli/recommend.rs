@@ -254,7 +254,7 @@ fn bad_requests_say_what_to_do() {
     refuse(Some(&data), &["--users", "u1,u00"], "", &["no user 'u00'", "did you mean 'u0'"]);
     refuse(None, &["--history", "aple,pera"], "", &["none of the 2 items", "did you mean 'apple'"]);
     refuse(None, &["--history", "1234"], "", &["the model does not know the item '1234'", "look like 'apple'"]);
-    refuse(None, &["--history", "apple", "--k", "0"], "", &["k = 0"]);
+    refuse(None, &["--history", "apple", "--k", "0"], "", &["--k 0 is out of range"]);
     refuse(None, &["--history", "[apple]"], "", &["--history: not a JSON list", "'[\"key\",\"key\"]'"]);
     refuse(Some(&data), &["--users", ","], "", &["no users are named", "--all-users"]);
     refuse(None, &["--history", "apple", "--hold-out", "test"], "", &["--hold-out is for users of the data"]);

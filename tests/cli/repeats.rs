@@ -129,8 +129,8 @@ fn a_validation_that_cannot_hit_says_so_and_leaves_the_newest_weights() {
     assert_eq!(done.code, Some(0), "{done:?}");
     for says in [
         "held-out items in the user's history: validation 100 %, test 100 %; never ranked",
-        "warning: held-out items in the user's own history",
-        "train with --keep-seen",
+        "warning: held-out items in the user's history always count as misses",
+        "train with --keep-seen to rank them",
         "warning: all 12 validations were 0",
         "100 % of its items are in the user's history: train with --keep-seen",
     ] {

@@ -206,11 +206,11 @@ fn lists_and_histories_that_cannot_be_are_refused() {
     let p = Place::new();
     p.train("run", "--epochs 1");
     for (words, says) in [
-        ("eval run --k 0", "k = 0"),
+        ("eval run --k 0", "--k 0 is out of range"),
         ("eval run --negatives 1000", "catalogue has 40 items"),
         ("eval run --batch 0", "--batch"),
         ("eval run --split last-n --test-n 3", "leak"),
-        ("recommend run --users u0 --k 0", "k = 0"),
+        ("recommend run --users u0 --k 0", "--k 0 is out of range"),
         ("recommend run --users u0,u777", "no user 'u777'"),
         ("recommend run --history ,", "the history is empty"),
         ("recommend run --history zz,yy", "knows none of the 2 items of the history"),

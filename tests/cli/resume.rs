@@ -131,19 +131,16 @@ fn a_run_stopped_inside_an_epoch_continues_to_the_same_bits() {
         negatives: 5,
         table_update: TableUpdate::Rows,
         eval_every: 3,
-        ..settings.clone()
+        ..settings
     };
     stop_and_go_on(&by_rows);
-    for model in ["dacf", "bert4rec"] {
-        stop_and_go_on(&Settings { model: model.into(), task: "rating".into(), ..settings.clone() });
-    }
 }
 
 /// The same for every model, with each task that fits it.
 #[test]
 fn every_model_continues_to_the_same_bits() {
     for model in models::ALL {
-        for task in ["masked-item", "next-item", "next-basket"].map(|name| tasks::find(name).unwrap()) {
+        for task in tasks::ALL {
             let user_width = if model.users { 8 } else { 0 };
             let s = Settings { model: model.name.into(), task: task.name.into(), user_width, ..Settings::default() };
             if s.find().is_ok() {

@@ -24,27 +24,30 @@ fn file(name: &str) -> PathBuf {
 }
 
 /// A folder that contains a data set `data`.
-struct Desk(tempfile::TempDir);
+struct Folder(tempfile::TempDir);
 
-impl Desk {
-    fn builtin() -> Desk {
-        let desk = Desk(tempfile::tempdir().unwrap());
+impl Folder {
+    fn builtin() -> Folder {
+        let folder = Folder(tempfile::tempdir().unwrap());
         let options = ImportOptions { items: Some(file("movies.csv.gz")), ..Default::default() };
-        import(&[file("ratings.csv.gz")], &desk.path("data"), &options, &mut |_| {}).unwrap();
-        desk
+        import(&[file("ratings.csv.gz")], &folder.path("data"), &options, &mut |_| {}).unwrap();
+        folder
     }
 
     /// Four users; a has genres A|B, b has B|A, c has C, d has no genre, e has "x, y".
-    fn small() -> Desk {
-        let desk = Desk(tempfile::tempdir().unwrap());
+    fn small() -> Folder {
+        let folder = Folder(tempfile::tempdir().unwrap());
         let log = "user,item,rating,time\n\
             u,a,1,10\nu,b,2,20\nu,c,3,30\nu,a,4,40\nu,d,5,50\nv,c,1,5\nv,d,2,6\nw,a,3,7\nx,e,4,8\nx,b,5,9\nx,a,1,10\n";
-        fs::write(desk.path("log.csv"), log).unwrap();
-        fs::write(desk.path("items.csv"), "item,genre,year\na,A|B,1999\nb,B|A,2001\nc,C,\nd,,2003\ne,\"x, y\",1999\n")
-            .unwrap();
-        let options = ImportOptions { items: Some(desk.path("items.csv")), ..Default::default() };
-        import(&[desk.path("log.csv")], &desk.path("data"), &options, &mut |_| {}).unwrap();
-        desk
+        fs::write(folder.path("log.csv"), log).unwrap();
+        fs::write(
+            folder.path("items.csv"),
+            "item,genre,year\na,A|B,1999\nb,B|A,2001\nc,C,\nd,,2003\ne,\"x, y\",1999\n",
+        )
+        .unwrap();
+        let options = ImportOptions { items: Some(folder.path("items.csv")), ..Default::default() };
+        import(&[folder.path("log.csv")], &folder.path("data"), &options, &mut |_| {}).unwrap();
+        folder
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -154,7 +157,7 @@ const DARK: &[&str] = &["Action", "Crime", "Film-Noir", "Horror", "Sci-Fi", "Thr
 
 #[test]
 fn the_built_in_data_split_as_a_plain_reading_splits_them() {
-    let desk = Desk::builtin();
+    let folder = Folder::builtin();
     for (n, (which, last)) in
         [(Which::First, [None, None]), (Which::Any, [None, Some(14)]), (Which::First, [Some(5), Some(1)])]
             .into_iter()
@@ -167,11 +170,11 @@ fn the_built_in_data_split_as_a_plain_reading_splits_them() {
             shard_interactions: [u64::MAX, 1000, 9000][n],
             ..by("genres", DARK, which)
         };
-        let summary = desk.split(&options).unwrap();
+        let summary = folder.split(&options).unwrap();
         let expected = by_hand(DARK, which, last);
         let shared = expected[0].iter().filter(|(u, _)| expected[1].iter().any(|(v, _)| u == v)).count();
         assert_eq!(summary.shared_users, shared as u64);
-        for ((data, expected), got) in desk.made().iter().zip(&expected).zip([&summary.source, &summary.target]) {
+        for ((data, expected), got) in folder.made().iter().zip(&expected).zip([&summary.source, &summary.target]) {
             assert_eq!(&histories(data), expected);
             let items: HashSet<String> = expected.iter().flat_map(|(_, h)| h.iter().map(|r| r.0.clone())).collect();
             let rows: usize = expected.iter().map(|(_, h)| h.len()).sum();
@@ -190,8 +193,8 @@ fn the_built_in_data_split_as_a_plain_reading_splits_them() {
 /// The numbers in the documentation of the built-in data's split.
 #[test]
 fn the_numbers_of_the_built_in_data() {
-    let desk = Desk::builtin();
-    let s = desk.split(&by("genres", DARK, Which::First)).unwrap();
+    let folder = Folder::builtin();
+    let s = folder.split(&by("genres", DARK, Which::First)).unwrap();
     let numbers = |d: &mipgpu::data::domains::DomainSummary| (d.users, d.items, d.interactions);
     assert_eq!(numbers(&s.source), (671, 6438, 62_654));
     assert_eq!(numbers(&s.target), (671, 2628, 37_350));
@@ -199,9 +202,9 @@ fn the_numbers_of_the_built_in_data() {
 
 #[test]
 fn every_column_field_and_key_is_kept() {
-    let desk = Desk::small();
-    let summary = desk.split(&by("genre", &["A", "x, y"], Which::First)).unwrap();
-    let [source, target] = desk.made();
+    let folder = Folder::small();
+    let summary = folder.split(&by("genre", &["A", "x, y"], Which::First)).unwrap();
+    let [source, target] = folder.made();
     let rows = |h: &[(&str, i64, f32)]| h.iter().map(|r| (r.0.to_owned(), r.1, r.2)).collect::<Vec<_>>();
     assert_eq!(
         histories(&source),
@@ -230,23 +233,26 @@ fn every_column_field_and_key_is_kept() {
     assert_eq!(values(&source, "d", "year"), ["2003"]);
     assert_eq!(values(&target, "e", "genre"), ["x, y"]);
     assert_eq!(source.item_fields().get("genre").unwrap().values(), 3, "B, A and C; nobody is \"x, y\" here");
-    assert_eq!((source.ticks_per_second(), source.sources()), (desk.data().ticks_per_second(), desk.data().sources()));
+    assert_eq!(
+        (source.ticks_per_second(), source.sources()),
+        (folder.data().ticks_per_second(), folder.data().sources())
+    );
     // Both can be trained on.
     for data in [&source, &target] {
         assert!(Split::new(data, SplitSpec::LastN { valid: 0, test: 1 }).unwrap().summary().test_users > 0);
     }
     // Repeating the split gives the same data.
     let fingerprints = [source.fingerprint().to_owned(), target.fingerprint().to_owned()];
-    desk.split(&DomainOptions { force: true, ..by("genre", &["x, y", "A"], Which::First) }).unwrap();
-    assert_eq!(desk.made().map(|d| d.fingerprint().to_owned()), fingerprints);
+    folder.split(&DomainOptions { force: true, ..by("genre", &["x, y", "A"], Which::First) }).unwrap();
+    assert_eq!(folder.made().map(|d| d.fingerprint().to_owned()), fingerprints);
 }
 
 #[test]
 fn random_targets_have_their_size_and_grow_into_each_other() {
-    let desk = Desk::builtin();
+    let folder = Folder::builtin();
     let target = |amount: Amount, seed: u64| {
-        desk.split(&DomainOptions { force: true, ..at_random(amount, seed) }).unwrap();
-        let [source, target] = desk.made();
+        folder.split(&DomainOptions { force: true, ..at_random(amount, seed) }).unwrap();
+        let [source, target] = folder.made();
         let (source, target) = (item_keys(&source), item_keys(&target));
         assert!(source.is_disjoint(&target));
         assert_eq!(source.len() + target.len(), 9066);
@@ -263,9 +269,9 @@ fn random_targets_have_their_size_and_grow_into_each_other() {
 
 #[test]
 fn splits_that_cannot_be_are_refused_and_leave_nothing() {
-    let desk = Desk::small();
+    let folder = Folder::small();
     let says = |options: DomainOptions, words: &[&str]| {
-        let error = desk.refusal(&options);
+        let error = folder.refusal(&options);
         words.iter().for_each(|word| assert!(error.contains(word), "'{word}' is missing in: {error}"));
     };
     says(by("genres", &["A"], Which::First), &["no item field 'genres'", "genre, year", "did you mean --field genre?"]);
@@ -282,56 +288,56 @@ fn splits_that_cannot_be_are_refused_and_leave_nothing() {
 
 #[test]
 fn outputs_that_are_taken_are_left_alone() {
-    let desk = Desk::small();
+    let folder = Folder::small();
     let options = by("genre", &["A"], Which::Any);
     let forced = DomainOptions { force: true, ..options.clone() };
-    desk.split(&options).unwrap();
-    assert!(desk.refusal(&options).contains("a split of a data set is already there"));
-    desk.split(&forced).unwrap();
+    folder.split(&options).unwrap();
+    assert!(folder.refusal(&options).contains("a split of a data set is already there"));
+    folder.split(&forced).unwrap();
     // Neither a data set nor the data being read is replaced, with or without --force.
     let into = |out: &Path, data: &Path| {
         split_domains(&Dataset::open(data).unwrap(), out, &forced).expect_err("refused").to_string()
     };
-    import(&[desk.path("log.csv")], &desk.path("other"), &ImportOptions::default(), &mut |_| {}).unwrap();
-    assert!(into(&desk.path("other"), &desk.path("data")).contains("something that is not a split"));
-    assert!(into(&desk.path("data"), &desk.path("data")).contains("this folder contains the data to split"));
-    assert!(into(&desk.path("out"), &desk.path("out/target")).contains("this folder contains the data to split"));
-    desk.made();
-    let error = Dataset::open(&desk.path("out")).unwrap_err().to_string();
+    import(&[folder.path("log.csv")], &folder.path("other"), &ImportOptions::default(), &mut |_| {}).unwrap();
+    assert!(into(&folder.path("other"), &folder.path("data")).contains("something that is not a split"));
+    assert!(into(&folder.path("data"), &folder.path("data")).contains("this folder contains the data to split"));
+    assert!(into(&folder.path("out"), &folder.path("out/target")).contains("this folder contains the data to split"));
+    folder.made();
+    let error = Dataset::open(&folder.path("out")).unwrap_err().to_string();
     assert!(error.contains("out/source or ") && error.contains("out/target"), "{error}");
 }
 
 #[test]
 fn baskets_stay_baskets() {
-    let desk = Desk(tempfile::tempdir().unwrap());
-    fs::write(desk.path("log.csv"), "user,item,order\nu,a,1\nu,b,1\nu,a,2\nu,b,3\nu,c,3\nu,b,3\nu,a,4\n").unwrap();
-    fs::write(desk.path("items.csv"), "item,kind\na,A\nb,B\nc,B\n").unwrap();
+    let folder = Folder(tempfile::tempdir().unwrap());
+    fs::write(folder.path("log.csv"), "user,item,order\nu,a,1\nu,b,1\nu,a,2\nu,b,3\nu,c,3\nu,b,3\nu,a,4\n").unwrap();
+    fs::write(folder.path("items.csv"), "item,kind\na,A\nb,B\nc,B\n").unwrap();
     let options =
-        ImportOptions { basket_col: Some("order".into()), items: Some(desk.path("items.csv")), ..Default::default() };
-    import(&[desk.path("log.csv")], &desk.path("data"), &options, &mut |_| {}).unwrap();
-    desk.split(&DomainOptions { target_last: Some(3), ..by("kind", &["B"], Which::First) }).unwrap();
-    let [source, target] = desk.made();
+        ImportOptions { basket_col: Some("order".into()), items: Some(folder.path("items.csv")), ..Default::default() };
+    import(&[folder.path("log.csv")], &folder.path("data"), &options, &mut |_| {}).unwrap();
+    folder.split(&DomainOptions { target_last: Some(3), ..by("kind", &["B"], Which::First) }).unwrap();
+    let [source, target] = folder.made();
     assert_eq!(source.baskets_of(0).collect::<Vec<_>>(), [0..1, 1..2, 2..3]);
     assert!(target.baskets_of(0).eq(std::iter::once(0..3)), "the first b has gone, and its basket");
 }
 
 #[test]
 fn data_without_fields_split_at_random_only() {
-    let desk = Desk(tempfile::tempdir().unwrap());
-    fs::write(desk.path("log.csv"), "a x\na y\nb x\nb z\n").unwrap();
-    import(&[desk.path("log.csv")], &desk.path("data"), &ImportOptions::default(), &mut |_| {}).unwrap();
-    let error = desk.refusal(&by("genre", &["A"], Which::First));
+    let folder = Folder(tempfile::tempdir().unwrap());
+    fs::write(folder.path("log.csv"), "a x\na y\nb x\nb z\n").unwrap();
+    import(&[folder.path("log.csv")], &folder.path("data"), &ImportOptions::default(), &mut |_| {}).unwrap();
+    let error = folder.refusal(&by("genre", &["A"], Which::First));
     assert!(error.contains("no side fields") && error.contains("--items") && error.contains("--random"), "{error}");
-    desk.split(&at_random(Amount::Items(1), 1)).unwrap();
-    assert_eq!(desk.made().map(|d| d.items()), [2, 1]);
-    assert!(desk.made().iter().all(|d| !d.has_times() && d.item_fields().is_empty()));
+    folder.split(&at_random(Amount::Items(1), 1)).unwrap();
+    assert_eq!(folder.made().map(|d| d.items()), [2, 1]);
+    assert!(folder.made().iter().all(|d| !d.has_times() && d.item_fields().is_empty()));
 }
 
 #[test]
 fn the_command_splits_and_says_what_it_did() {
-    let desk = Desk::small();
+    let folder = Folder::small();
     let run = |words: &[&str]| {
-        let out = Command::new(env!("CARGO_BIN_EXE_mipgpu")).current_dir(desk.0.path()).args(words).output().unwrap();
+        let out = Command::new(env!("CARGO_BIN_EXE_mipgpu")).current_dir(folder.0.path()).args(words).output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
         (out.status.code(), text(out.stdout), text(out.stderr))
     };
@@ -371,5 +377,5 @@ fn the_command_splits_and_says_what_it_did() {
         assert_eq!((code, out.as_str()), (Some(1), ""), "{words:?}: {err}");
         assert!(err.contains(says) && !err.contains("panicked"), "{words:?}: {err}");
     }
-    assert!(!desk.path("o").exists());
+    assert!(!folder.path("o").exists());
 }

@@ -401,7 +401,7 @@ fn more_is_added_to_what_is_there() {
             assert_close(&base, &scores(&p, &out, &["u3", "nobody"]), &out);
         }
         // If they were frozen, new columns would stay at zero forever.
-        p.refused(&format!("{tune} --out x --user-width 6 --freeze network,items"), &["frozen", "leave --freeze out"]);
+        p.refused(&format!("{tune} --out x --user-width 6 --freeze network,items"), &["frozen", "omit --freeze"]);
         if model == "sasrec" {
             p.refused(&format!("{tune} --out x --user-width 6 --transfer patch"), &["frozen", "--transfer model"]);
             p.well(&format!("{tune} --out x --user-width 6 --transfer model"));

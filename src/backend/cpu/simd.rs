@@ -29,6 +29,17 @@ pub enum Isa {
 }
 
 impl Isa {
+    /// Returns the name: the value of `MIPGPU_ISA`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Isa::Amx => "amx",
+            Isa::Avx512Bf16 => "avx512bf16",
+            Isa::Avx512 => "avx512",
+            Isa::Avx2 => "avx2",
+            Isa::Portable => "portable",
+        }
+    }
+
     /// Returns the instruction sets of this processor, best first.
     pub fn available() -> impl Iterator<Item = Isa> {
         [Isa::Amx, Isa::Avx512Bf16, Isa::Avx512, Isa::Avx2, Isa::Portable].into_iter().filter(|isa| isa.supported())
@@ -57,21 +68,14 @@ impl Isa {
     }
 
     /// Returns the instruction set in use: the best available one, or the one named by `MIPGPU_ISA`.
-    /// The names are `amx`, `avx512bf16`, `avx512`, `avx2` and `portable`; a set that the processor lacks is ignored.
+    /// A set that the processor lacks is ignored.
     /// The variable is for tests and for comparing machines.
     pub fn current() -> Isa {
         static CURRENT: OnceLock<Isa> = OnceLock::new();
         *CURRENT.get_or_init(|| {
-            let wanted = match std::env::var("MIPGPU_ISA").as_deref() {
-                Ok("amx") => Some(Isa::Amx),
-                Ok("avx512bf16") => Some(Isa::Avx512Bf16),
-                Ok("avx512") => Some(Isa::Avx512),
-                Ok("avx2") => Some(Isa::Avx2),
-                Ok("portable") => Some(Isa::Portable),
-                _ => None,
-            };
-            let best = Isa::available().next().unwrap_or(Isa::Portable);
-            wanted.filter(|isa| isa.supported()).unwrap_or(best)
+            let wanted = std::env::var("MIPGPU_ISA").ok();
+            let named = Isa::available().find(|isa| wanted.as_deref() == Some(isa.name()));
+            named.or_else(|| Isa::available().next()).unwrap_or(Isa::Portable)
         })
     }
 

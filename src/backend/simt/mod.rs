@@ -196,7 +196,7 @@ impl Simt {
                 words(e)
             );
             let hint = "lower --batch, --length, --width, --blocks or --negatives, or use --device cpu";
-            Error { room: Some(free as u64), ..Error::user(error).hint(hint) }
+            Error { available_bytes: Some(free as u64), ..Error::user(error).hint(hint) }
         };
         // Rounded up so that a vector load of a last element stays inside. Never empty, so that every address is valid.
         let take = |bytes: usize| stream.alloc_zeros::<u8>(bytes.next_multiple_of(64).max(512)).map_err(refused);
@@ -550,7 +550,7 @@ impl Memory for Simt {
                 size(taken + there)
             );
             let e = Error::user(what).hint("lower --batch, --length, --width, --blocks or --negatives");
-            return Err(Error { room: Some((taken + there) as u64), ..e });
+            return Err(Error { available_bytes: Some((taken + there) as u64), ..e });
         }
         self.scratch(bytes);
         self.sync()

@@ -190,7 +190,7 @@ impl Plan {
         }
         let given = Only::try_parse_from(&flags).map_err(|e| match clap_error(&e).at("settings") {
             e if e.hint.is_some() => e,
-            e => e.hint("settings have the names and values of the flags of `mipgpu train --help`"),
+            e => e.hint("settings have the names and values of the flags of `mipgpu train --help-all`"),
         })?;
         let opened = &self.data[data_name];
         let mut settings = match from {

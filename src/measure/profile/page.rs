@@ -34,8 +34,8 @@ pub fn html(p: &Profile) -> String {
     layers(&mut out, p);
     memory(&mut out, p);
     out.push_str(
-        "<section id=\"data\">\n<h2>The numbers as JSON</h2>\n<p>This page’s source has all of the above, \
-         unrounded, as JSON in the element with the id “profile”.</p>\n",
+        "<section id=\"data\">\n<h2>The numbers as JSON</h2>\n<p>This page's source has all of the above, \
+         unrounded, as JSON in the element with the id \"profile\".</p>\n",
     );
     page::data(&mut out, "profile", &p.json());
     out.push_str("\n</section>\n</main>\n");
@@ -242,7 +242,7 @@ fn table(out: &mut String, what: &str, rows: &[ProfileRow], name: impl Fn(&Profi
 fn memory(out: &mut String, p: &Profile) {
     out.push_str(
         "<section id=\"memory\">\n<h2>Memory</h2>\n<p class=\"meaning\">The memory planned before the first step \
-         (of the device’s own memory, if it has some), and the peak memory of the process, \
+         (of the device's own memory, if it has some), and the peak memory of the process, \
          including mapped files.</p>\n",
     );
     head(out, &["For", "Bytes"]);

@@ -168,7 +168,7 @@ fn the_sentence_names_what_bounds_the_run() {
     let p = sample();
     assert_eq!(
         verdict(&p),
-        "61 % of the step is linear_bwd at 71 % of this machine’s product rate: bound by products; loading \
+        "61 % of the step is linear_bwd at 71 % of this machine's product rate: bound by products; loading \
          data is 0.4 %."
     );
     let with = |change: &dyn Fn(&mut Profile)| {
@@ -177,9 +177,9 @@ fn the_sentence_names_what_bounds_the_run() {
         verdict(&p)
     };
     let slow = with(&|p| p.ops[0].roof = Some(0.03));
-    assert!(slow.contains("at 3.0 % of this machine’s product rate: far from its roofline"), "{slow}");
+    assert!(slow.contains("at 3.0 % of this machine's product rate: far from its roofline"), "{slow}");
     let cached = with(&|p| (p.ops[0].roof, p.ops[0].bound) = (Some(1.7), Some(Bound::Memory)));
-    assert!(cached.contains("faster than this machine’s copy rate: its data stay in caches"), "{cached}");
+    assert!(cached.contains("faster than this machine's copy rate: its data stay in caches"), "{cached}");
     let gaps = with(&|p| p.op_by_op.idle = 9e-3);
     assert!(gaps.contains("50 % of the time is between calls"), "{gaps}");
     // A device that waits for the host.

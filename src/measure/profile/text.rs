@@ -57,7 +57,7 @@ pub(super) fn rate(x: f64) -> String {
 /// Returns the parts of whole steps, in order: name, seconds, and a description.
 pub(super) fn pieces(p: &Profile) -> Vec<(&'static str, super::Spread, String)> {
     let w = &p.whole;
-    let between = ("between", w.between, "the gap to the next step; at an epoch’s end, shuffling".to_string());
+    let between = ("between", w.between, "the gap to the next step; at an epoch's end, shuffling".to_string());
     let mut pieces = vec![
         ("load batch", w.load, "the host reads the sequences of a batch".to_string()),
         ("upload", w.upload, format!("{} from the host", size(p.op_by_op.upload_bytes))),
@@ -121,7 +121,8 @@ pub(super) fn validation(p: &Profile) -> Option<String> {
         false => format!("{} users take", digits(v.all)),
     };
     let (steps, epoch) = (plain(all / p.whole.wall.mean, 0), digits(p.epoch_steps));
-    Some(format!("Validation: {asked} about {} ms, as long as {steps} steps (an epoch has {epoch}).", ms(all)))
+    let unit = if steps == "1" { "step" } else { "steps" };
+    Some(format!("Validation: {asked} about {} ms, as long as {steps} {unit} (an epoch has {epoch}).", ms(all)))
 }
 
 /// Returns (purpose, bytes) of each kind of memory.
@@ -231,7 +232,7 @@ pub fn text(p: &Profile) -> String {
 pub(super) const COLUMNS: [&str; 3] = [
     "Idle: time right before these calls in which no call runs.",
     "MFLOP and MB: operations of a step, and the minimum number of bytes that it moves.",
-    "Roofline: the least time that this machine’s ceilings allow, as a share of the time taken.",
+    "Roofline: the least time that this machine's ceilings allow, as a share of the time taken.",
 ];
 
 fn table(out: &mut String, what: &str, rows: &[ProfileRow], name: impl Fn(&ProfileRow) -> String) {

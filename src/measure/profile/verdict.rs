@@ -44,12 +44,12 @@ pub(super) fn verdict(p: &Profile) -> String {
             };
             match roof {
                 r if r < 0.15 => format!(
-                    " at {} of this machine’s {rate}: far from its roofline, limited by what that does not count \
-                     (small sizes, latency, one core’s work)",
+                    " at {} of this machine's {rate}: far from its roofline, limited by what that does not count \
+                     (small sizes, latency, one core's work)",
                     percent(r)
                 ),
-                r if r > 1.0 => format!(" faster than this machine’s {rate}: its data stay in caches"),
-                r => format!(" at {} of this machine’s {rate}: bound by {by}", percent(r)),
+                r if r > 1.0 => format!(" faster than this machine's {rate}: its data stay in caches"),
+                r => format!(" at {} of this machine's {rate}: bound by {by}", percent(r)),
             }
         }
         _ => format!(" at {:.1} GFLOP/s and {:.1} GB/s", top.gflops, top.gbps),
