@@ -41,16 +41,16 @@ threaded() {
 }
 case ${1:-} in
   "")
-    "${cargo[@]}" --lib -- mem::
-    "${cargo[@]}" --test ops -- small_cases::the_reference --nocapture
+    "${cargo[@]}" --no-default-features --lib -- mem::
+    "${cargo[@]}" --no-default-features --test ops -- small_cases::the_reference --nocapture
     ;;
   cpu)
     threaded
-    MIPGPU_ISA=portable "${cargo[@]}" --test ops -- small_cases::the_cpu --nocapture
+    MIPGPU_ISA=portable "${cargo[@]}" --no-default-features --test ops -- small_cases::the_cpu --nocapture
     ;;
   data)
     threaded
-    "${cargo[@]}" --lib -- data:: --skip data::get:: --skip data::dataset:: --skip data::impressions::
+    "${cargo[@]}" --no-default-features --features import --lib -- data:: --skip data::get:: --skip data::dataset:: --skip data::impressions::
     ;;
   *) sed -n '2,18s/^# \{0,1\}//p' "$0"; exit 1 ;;
 esac
