@@ -202,7 +202,7 @@ fn what_the_data_do_not_have_is_refused_with_advice() {
     p.refused(&train("data --field-width 4"), &["--field-width has no effect", "--fields"]);
     p.refused(&train("data --join sum"), &["--join has no effect"]);
     p.refused(&train("data --fields year --field-width 0"), &["--field-width 0 is out of range"]);
-    p.refused(&train("data --user-width 100000"), &["--user-width is 100000", "at most 65536"]);
+    p.refused(&train("data --user-width 100000"), &["--user-width 100000 is out of range", "at most 65536"]);
     assert!(!p.path("x").exists());
 
     p.well(&format!("train data --out run -q {TINY} --fields genres --user-width 4"));
