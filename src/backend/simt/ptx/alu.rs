@@ -395,6 +395,9 @@ fn longs(r: &mut Registers, i: &Instruction, lanes: u32) -> bool {
             let value = each(|l| if p >> l & 1 != 0 { a[l] } else { b[l] });
             r.put_long(i.to, value, lanes);
         }
+        Op::DivD => l2!(|a, b| (f64::from_bits(a) / f64::from_bits(b)).to_bits()),
+        Op::DoubleOfU64 => l1!(|a| (a as f64).to_bits()),
+        Op::DoubleOfS64 => l1!(|a| (a as i64 as f64).to_bits()),
         Op::ToGeneric(space) => l1!(|a| a.wrapping_add(window(space))),
         Op::FromGeneric(space) => l1!(|a| a.wrapping_sub(window(space))),
         _ => return false,
@@ -450,6 +453,7 @@ fn predicates_and_conversions(r: &mut Registers, i: &Instruction, lanes: u32) ->
         Op::FloatOfU32 => w1!(|a| (a as f32).to_bits()),
         Op::FloatOfS64 => narrow!(|a| (a as i64 as f32).to_bits()),
         Op::FloatOfU64 => narrow!(|a| (a as f32).to_bits()),
+        Op::FloatOfDouble => narrow!(|a| result(f64::from_bits(a) as f32)),
         // NaN gives 0; -0 gives 0.
         Op::Saturate => w1!(|a| max(0.0, min(1.0, float(a))).to_bits() & if float(a).is_nan() { 0 } else { FULL }),
         // NaN gives 0, too large numbers the nearest.

@@ -1,17 +1,22 @@
 //! Decodes branches, barriers, and the instructions that lanes of a warp carry out together.
 
 use super::{
-    decoder::{Class, Decoder, Result},
+    decoder::{Class, Decoder, END, Result},
     instructions::unknown,
     program::*,
     text::{members, number},
 };
 
-impl Decoder {
+impl Decoder<'_> {
     pub fn collective(&mut self, parts: &[&str], o: &[&str]) -> Result<()> {
         let op = match (parts, o) {
             (["bra"] | ["bra", "uni"], [label]) => {
-                self.jumps.push((self.kernel.code.len() - 1, label.to_string()));
+                self.names.jumps.push((self.kernel.code.len() - 1, label.to_string()));
+                Op::Branch(0)
+            }
+            // In a function that was called, back to the caller.
+            (["ret"], []) if self.depth > 0 => {
+                self.names.jumps.push((self.kernel.code.len() - 1, END.into()));
                 Op::Branch(0)
             }
             (["ret"] | ["exit"], []) => Op::Exit,

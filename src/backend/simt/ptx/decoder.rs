@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use super::{
-    module::{Shared, shared},
+    module::{Module, Shared, shared},
     program::*,
     text::{Piece, number, operands, pieces, sized},
 };
@@ -20,21 +20,44 @@ pub enum Class {
 
 pub type Result<T> = std::result::Result<T, String>;
 
-/// The state of the decoding of one entry.
-pub struct Decoder {
-    pub kernel: Kernel,
+/// The names of a function: an entry, or one that it calls.
+#[derive(Debug)]
+pub struct Names {
     /// Registers declared as `%r<20>`, by their prefix: class, first number, how many.
     prefixes: HashMap<String, (Class, u32, u32)>,
     /// Single registers, by scope.
     scopes: Vec<HashMap<String, (Class, u32)>>,
-    word_constants: HashMap<u32, u32>,
-    long_constants: HashMap<u64, u32>,
-    shared: HashMap<String, usize>,
-    locals: HashMap<String, usize>,
-    parameter: String,
     labels: HashMap<String, u32>,
     /// Branches whose labels are not resolved yet: instruction and label.
     pub jumps: Vec<(usize, String)>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Names {
+            prefixes: HashMap::new(),
+            scopes: vec![HashMap::new()],
+            labels: HashMap::new(),
+            jumps: Vec::new(),
+        }
+    }
+}
+
+/// The label of the end of a function.
+pub const END: &str = "the end";
+
+/// The state of the decoding of one entry.
+pub struct Decoder<'a> {
+    pub kernel: Kernel,
+    pub module: &'a Module,
+    pub names: Names,
+    /// How many calls are being decoded: 0 in the entry.
+    pub depth: usize,
+    word_constants: HashMap<u32, u32>,
+    long_constants: HashMap<u64, u32>,
+    shared: HashMap<String, usize>,
+    pub locals: HashMap<String, usize>,
+    parameter: String,
     words: u32,
     longs: u32,
     predicates: u32,
@@ -44,20 +67,19 @@ pub struct Decoder {
 ///
 /// # Errors
 /// Something in the text is not known.
-pub fn decode(name: &str, text: &str, line: u32, module_shared: &[Shared]) -> Result<Kernel> {
+pub fn decode(name: &str, text: &str, line: u32, module: &Module) -> Result<Kernel> {
     let open = text.find("\n{").ok_or("the entry has no body")?;
     let (signature, body) = (&text[..open], &text[open + 2..]);
     let mut decoder = Decoder {
         kernel: Kernel { name: name.into(), max_threads: 1024, ..Kernel::default() },
-        prefixes: HashMap::new(),
-        scopes: vec![HashMap::new()],
+        module,
+        names: Names::default(),
+        depth: 0,
         word_constants: HashMap::new(),
         long_constants: HashMap::new(),
         shared: HashMap::new(),
         locals: HashMap::new(),
         parameter: String::new(),
-        labels: HashMap::new(),
-        jumps: Vec::new(),
         words: FIRST_WORD,
         longs: 0,
         predicates: FIRST_PREDICATE,
@@ -65,32 +87,42 @@ pub fn decode(name: &str, text: &str, line: u32, module_shared: &[Shared]) -> Re
     decoder.signature(signature)?;
     let own = body.lines().map(str::trim).filter(|l| l.starts_with(".shared") || l.starts_with(".extern .shared"));
     let own: Vec<Shared> = own.map(|l| shared(l).ok_or_else(|| format!("`{l}`"))).collect::<Result<_>>()?;
-    decoder.place_shared(body, module_shared.iter().chain(&own));
-    let mut source = (0, 0);
-    pieces(body, line + signature.matches('\n').count() as u32 + 1, |piece, line| {
-        match piece {
-            Piece::Location(file, of) => source = (file, of),
-            Piece::Label(label) => {
-                if decoder.labels.insert(label.into(), decoder.kernel.code.len() as u32).is_some() {
-                    return Err(format!("line {line}: a second label {label}"));
-                }
-            }
-            Piece::Open => decoder.scopes.push(HashMap::new()),
-            Piece::Close => {
-                decoder.scopes.pop();
-            }
-            Piece::Statement(text) => {
-                decoder.statement(&text, line).map_err(|e| format!("line {line}: `{text}`: {e}"))?;
-                decoder.kernel.text.resize(decoder.kernel.code.len(), text);
-                decoder.kernel.source.resize(decoder.kernel.code.len(), source);
-            }
-        }
-        Ok(())
-    })?;
+    decoder.place_shared(body, module.shared().iter().chain(&own));
+    decoder.body(body, line + signature.matches('\n').count() as u32 + 1)?;
     decoder.finish()
 }
+impl Decoder<'_> {
+    /// Decodes the body of a function and resolves its branches.
+    pub fn body(&mut self, body: &str, line: u32) -> Result<()> {
+        let mut source = (0, 0);
+        pieces(body, line, |piece, line| {
+            match piece {
+                Piece::Location(file, of) => source = (file, of),
+                Piece::Label(label) => {
+                    if self.names.labels.insert(label.into(), self.kernel.code.len() as u32).is_some() {
+                        return Err(format!("line {line}: a second label {label}"));
+                    }
+                }
+                Piece::Open => self.names.scopes.push(HashMap::new()),
+                Piece::Close => {
+                    self.names.scopes.pop();
+                }
+                Piece::Statement(text) => {
+                    self.statement(&text, line).map_err(|e| format!("line {line}: `{text}`: {e}"))?;
+                    self.kernel.text.resize(self.kernel.code.len(), text);
+                    self.kernel.source.resize(self.kernel.code.len(), source);
+                }
+            }
+            Ok(())
+        })?;
+        self.names.labels.insert(END.into(), self.kernel.code.len() as u32);
+        for (at, label) in std::mem::take(&mut self.names.jumps) {
+            let target = self.names.labels.get(&label).ok_or(format!("there is no label {label}"))?;
+            self.kernel.code[at].op = Op::Branch(*target);
+        }
+        Ok(())
+    }
 
-impl Decoder {
     /// Reads the parameter and the launch bounds.
     fn signature(&mut self, text: &str) -> Result<()> {
         for line in text.lines().skip(1) {
@@ -128,16 +160,13 @@ impl Decoder {
         }
     }
 
-    /// Resolves the branches and takes the sizes over.
+    /// Appends the end and takes the sizes over.
     fn finish(mut self) -> Result<Kernel> {
         // The end of the body is a return.
         self.emit(Op::Exit, None, 0);
         let kernel = &mut self.kernel;
         kernel.text.resize(kernel.code.len(), "the end of the body".into());
         kernel.source.resize(kernel.code.len(), (0, 0));
-        for (at, label) in self.jumps {
-            kernel.code[at].op = Op::Branch(*self.labels.get(&label).ok_or(format!("there is no label {label}"))?);
-        }
         kernel.seen = kernel.code.iter().map(|_| Default::default()).collect();
         kernel.uses_wgmma = kernel.code.iter().any(|i| matches!(i.op, Op::GroupMma { .. }));
         kernel.words = self.words as usize;
@@ -174,16 +203,15 @@ impl Decoder {
                     ".pred" => Class::Predicate,
                     ".b16" | ".u16" | ".s16" => Class::Half,
                     ".b32" | ".u32" | ".s32" | ".f32" => Class::Word,
-                    ".b64" | ".u64" | ".s64" => Class::Long,
+                    ".b64" | ".u64" | ".s64" | ".f64" => Class::Long,
                     _ => return Err("a type of register that is not known".into()),
                 };
                 words[2..].concat().split(',').try_for_each(|name| self.declare(class, name))
             }
+            [".param", ..] => self.declare_parameter(&words),
             [".local", ".align", align, ".b8", variable] => {
                 let (name, bytes) = sized(variable).ok_or("no size")?;
-                let start = self.kernel.local.next_multiple_of(align.parse().map_err(|_| "no alignment")?);
-                self.locals.insert(name.into(), start);
-                self.kernel.local = start + bytes;
+                self.place_local(name, align.parse().map_err(|_| "no alignment")?, bytes);
                 Ok(())
             }
             // Already placed.
@@ -192,6 +220,13 @@ impl Decoder {
             [".pragma", "\"nounroll\""] => Ok(()),
             _ => Err("a directive that is not known".into()),
         }
+    }
+
+    /// Places a variable in the local memory of a thread.
+    pub fn place_local(&mut self, name: &str, align: usize, bytes: usize) {
+        let start = self.kernel.local.next_multiple_of(align);
+        self.locals.insert(name.into(), start);
+        self.kernel.local = start + bytes;
     }
 
     fn declare(&mut self, class: Class, name: &str) -> Result<()> {
@@ -205,11 +240,11 @@ impl Decoder {
             Some((prefix, count)) => {
                 let count = count.trim_end_matches('>').parse().map_err(|_| "no number of registers")?;
                 *next += count;
-                self.prefixes.insert(prefix.into(), (class, first, count));
+                self.names.prefixes.insert(prefix.into(), (class, first, count));
             }
             None => {
                 *next += 1;
-                self.scopes.last_mut().ok_or("no scope")?.insert(name.into(), (class, first));
+                self.names.scopes.last_mut().ok_or("no scope")?.insert(name.into(), (class, first));
             }
         }
         Ok(())
@@ -226,11 +261,11 @@ impl Decoder {
     }
 
     pub fn register(&self, text: &str) -> Option<(Class, u32)> {
-        if let Some(found) = self.scopes.iter().rev().find_map(|scope| scope.get(text)) {
+        if let Some(found) = self.names.scopes.iter().rev().find_map(|scope| scope.get(text)) {
             return Some(*found);
         }
         let digits = text.len() - text.bytes().rev().take_while(u8::is_ascii_digit).count();
-        let (class, first, count) = *self.prefixes.get(&text[..digits])?;
+        let (class, first, count) = *self.names.prefixes.get(&text[..digits])?;
         let number: u32 = text[digits..].parse().ok()?;
         (number < count).then_some((class, first + number))
     }

@@ -41,7 +41,7 @@ pub fn unknown<T>() -> Result<T> {
     Err("an instruction that is not known".into())
 }
 
-impl Decoder {
+impl Decoder<'_> {
     /// Sets the operation and the operands of the instruction being decoded.
     pub fn set(&mut self, op: Op, shape: Shape, o: &[&str]) -> Result<()> {
         use Class::{Half as H, Long as L, Predicate as P, Word as W};
@@ -103,6 +103,7 @@ impl Decoder {
             "ld" | "st" | "atom" | "red" | "cp" | "cvta" => self.movement(parts, o),
             "bra" | "ret" | "exit" | "trap" | "bar" | "barrier" | "membar" | "fence" | "activemask" | "shfl" | "vote"
             | "redux" | "ldmatrix" | "mma" | "wgmma" => self.collective(parts, o),
+            "call" => self.call(parts, o),
             _ => {
                 let (op, shape) = arithmetic(parts).or_else(|| bits(parts)).ok_or("an instruction that is not known")?;
                 self.set(op, shape, o)
@@ -237,6 +238,9 @@ impl Decoder {
             ["rn", "f32", "u32"] => (Op::FloatOfU32, Shape::W1),
             ["rn", "f32", "s64"] => (Op::FloatOfS64, Shape::LongToWord),
             ["rn", "f32", "u64"] => (Op::FloatOfU64, Shape::LongToWord),
+            ["rn", "f64", "u64"] => (Op::DoubleOfU64, Shape::L1),
+            ["rn", "f64", "s64"] => (Op::DoubleOfS64, Shape::L1),
+            ["rn", "f32", "f64"] => (Op::FloatOfDouble, Shape::LongToWord),
             ["sat", "f32", "f32"] => (Op::Saturate, Shape::W1),
             ["rzi", "u32", "f32"] => (Op::ToU32, Shape::W1),
             ["rzi", "s32", "f32"] => (Op::ToS32, Shape::W1),
@@ -282,6 +286,7 @@ fn arithmetic(parts: &[&str]) -> Option<(Op, Shape)> {
         ["div", "s64"] => (Op::DivS64, L2),
         ["div", "u64"] => (Op::DivU64, L2),
         ["div", "rn", "f32"] => (Op::DivF, W2),
+        ["div", "rn", "f64"] => (Op::DivD, L2),
         ["rem", "s32"] => (Op::RemS32, W2),
         ["rem", "u32"] => (Op::RemU32, W2),
         ["rem", "s64"] => (Op::RemS64, L2),

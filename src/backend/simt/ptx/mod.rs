@@ -7,7 +7,7 @@ behind the emulator's driver (`kernels/emu/driver.cpp`), which takes PTX as NVID
 | File | Contents |
 |---|---|
 | `text`, `module` | statements of the text; directives and entries of a module |
-| `decoder`, `instructions`, `movement`, `collectives` | an entry as flat instructions (`program`) |
+| `decoder`, `functions`, `instructions`, `movement`, `collectives` | an entry as flat instructions (`program`) |
 | `block`, `warp`, `run` | blocks and barriers; groups of lanes; the instructions |
 | `alu`, `arithmetic` | registers; arithmetic |
 | `memory`, `races`, `fences` | memory and the models that watch it |
@@ -23,6 +23,7 @@ mod block;
 mod collectives;
 mod decoder;
 mod fences;
+mod functions;
 mod instructions;
 pub mod interpreter;
 mod memory;

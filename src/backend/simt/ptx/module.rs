@@ -6,7 +6,7 @@ use std::{collections::HashMap, ops::Range, sync::OnceLock};
 use super::{
     decoder,
     program::Kernel,
-    text::{number, sized},
+    text::{closing, number, sized},
 };
 
 /// A variable in shared memory.
@@ -27,6 +27,9 @@ struct Entry {
     kernel: OnceLock<Result<Kernel, String>>,
 }
 
+/// A function that kernels call: its text and the line where that begins.
+pub type Function<'a> = (&'a str, u32);
+
 /// The text of a module and its entries.
 #[derive(Debug)]
 pub struct Module {
@@ -36,6 +39,7 @@ pub struct Module {
     shared: Vec<Shared>,
     entries: Vec<Entry>,
     index: HashMap<String, usize>,
+    functions: HashMap<String, (Range<usize>, u32)>,
     /// The source files by their numbers.
     pub files: HashMap<u32, String>,
 }
@@ -52,12 +56,11 @@ impl Module {
             shared: Vec::new(),
             entries: Vec::new(),
             index: HashMap::new(),
+            functions: HashMap::new(),
             files: HashMap::new(),
         };
-        let mut at = 0;
-        let mut line = 0;
+        let (mut at, mut line) = (0, 1);
         while at < text.len() {
-            line += 1;
             let end = text[at..].find('\n').map_or(text.len(), |n| at + n + 1);
             let code = text[at..end].split("//").next().unwrap_or("").trim();
             let said = |why: &str| format!("line {line}: `{code}`: {why}");
@@ -73,17 +76,17 @@ impl Module {
                     let name = file.trim_matches(['"', ',']);
                     module.files.insert(n, name.rsplit('/').next().unwrap_or(name).to_string());
                 }
-                [".visible", ".entry", ..] => {
-                    let rest = text[at..].find("\n}").ok_or_else(|| said("no end"))?;
-                    let name = words[2].split('(').next().unwrap_or("");
-                    if name.is_empty() || module.index.contains_key(name) {
-                        return Err(said("no name, or a second entry of this name"));
+                [".visible", ".entry", ..] | [".func", ..] => {
+                    let end = closing(text, at).ok_or_else(|| said("no end"))?;
+                    match words[0] {
+                        ".func" => {
+                            let name = function_name(code).ok_or_else(|| said("not NAME( after .func (RESULT)"))?;
+                            module.functions.insert(name.into(), (at..end, line));
+                        }
+                        _ => module.add(words[2].split('(').next().unwrap_or(""), at..end).map_err(said)?,
                     }
-                    module.index.insert(name.into(), module.entries.len());
-                    let kernel = OnceLock::new();
-                    module.entries.push(Entry { name: name.into(), text: at..at + rest, kernel });
-                    line += text[at..at + rest].matches('\n').count() + 1;
-                    at += rest + 2;
+                    line += text[at..end].matches('\n').count() as u32;
+                    at = end + 1;
                     continue;
                 }
                 [".section", ..] => {
@@ -91,9 +94,9 @@ impl Module {
                     if !words[1].starts_with(".debug") {
                         return Err(said("a section other than .debug"));
                     }
-                    let rest = text[at..].find('}').ok_or_else(|| said("no end"))?;
-                    line += text[at..at + rest].matches('\n').count();
-                    at += rest + 1;
+                    let end = closing(text, at).ok_or_else(|| said("no end"))?;
+                    line += text[at..end].matches('\n').count() as u32;
+                    at = end + 1;
                     continue;
                 }
                 _ if code.starts_with(".shared") || code.starts_with(".extern .shared") => {
@@ -104,6 +107,7 @@ impl Module {
                 _ => return Err(said("not a directive that is known")),
             }
             at = end;
+            line += 1;
         }
         if module.target.is_empty() {
             return Err("no .target".into());
@@ -111,12 +115,31 @@ impl Module {
         Ok(module)
     }
 
+    fn add(&mut self, name: &str, text: Range<usize>) -> Result<(), &'static str> {
+        if name.is_empty() || self.index.insert(name.into(), self.entries.len()).is_some() {
+            return Err("no name, or a second entry of this name");
+        }
+        self.entries.push(Entry { name: name.into(), text, kernel: OnceLock::new() });
+        Ok(())
+    }
+
+    /// Returns the function of this name.
+    pub fn function(&self, name: &str) -> Option<Function<'_>> {
+        let (range, line) = self.functions.get(name)?;
+        Some((&self.text[range.clone()], *line))
+    }
+
+    /// The variables in shared memory outside of functions.
+    pub fn shared(&self) -> &[Shared] {
+        &self.shared
+    }
+
     /// Returns the kernel of this name, decoded.
     pub fn kernel(&self, name: &str) -> Option<Result<&Kernel, String>> {
         let entry = &self.entries[*self.index.get(name)?];
         let decoded = entry.kernel.get_or_init(|| {
             let line = self.text[..entry.text.start].matches('\n').count() as u32 + 1;
-            decoder::decode(name, &self.text[entry.text.clone()], line, &self.shared)
+            decoder::decode(name, &self.text[entry.text.clone()], line, self)
                 .map_err(|e| format!("kernel {name}, {e}"))
         });
         Some(decoded.as_ref().map_err(String::clone))
@@ -142,4 +165,11 @@ pub fn shared(code: &str) -> Option<Shared> {
     let (name, bytes) = sized(variable)?;
     let align = usize::try_from(number(align)?).ok().filter(|a| a.is_power_of_two())?;
     Some(Shared { name: name.into(), align, bytes, dynamic })
+}
+
+/// Returns the name in `.func (.param .b32 RESULT) NAME(`.
+fn function_name(code: &str) -> Option<&str> {
+    let rest = code.strip_prefix(".func")?.trim_start();
+    let rest = if rest.starts_with('(') { rest.split_once(')')?.1.trim_start() } else { rest };
+    rest.split_once('(').map(|(name, _)| name.trim()).filter(|name| !name.is_empty())
 }

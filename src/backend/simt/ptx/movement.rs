@@ -21,7 +21,7 @@ fn bytes_of(kind: &str) -> Result<(u8, bool)> {
     })
 }
 
-impl Decoder {
+impl Decoder<'_> {
     pub fn movement(&mut self, parts: &[&str], o: &[&str]) -> Result<()> {
         match parts {
             ["ld" | "st", middle @ .., kind] => self.access(parts[0] == "ld", middle, kind, o),
@@ -45,7 +45,7 @@ impl Decoder {
                 "global" => space = Space::Global,
                 "shared" => space = Space::Shared,
                 "local" => space = Space::Local,
-                "param" if load => space = Space::Param,
+                "param" => space = Space::Param,
                 "v2" => count = 2,
                 "v4" => count = 4,
                 // How the access is ordered or cached: the interpreter carries out accesses one after the other.
@@ -57,6 +57,12 @@ impl Decoder {
         let (registers, address) = if load { (first, second) } else { (second, first) };
         if self.is_parameter(address) && space != Space::Param {
             return Err("the parameter in another state space".into());
+        }
+        if space == Space::Param && !self.is_parameter(address) {
+            // An argument or a result of a call.
+            space = Space::Local;
+        } else if space == Space::Param && !load {
+            return Err("a write to the parameter".into());
         }
         let registers = members(registers);
         if registers.len() != count {

@@ -109,7 +109,7 @@ pub struct Access {
 }
 
 /// What an instruction does. Names end in the width, and the sign where it matters: `MulHiS32` is `mul.hi.s32`. `F` is
-/// f32. Numbers of 16 bits are kept in words with a zero upper half.
+/// f32, `D` f64. Numbers of 16 bits are kept in words with a zero upper half.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[rustfmt::skip]
 pub enum Op {
@@ -121,12 +121,12 @@ pub enum Op {
     MinU64, MinS64, MaxU64, MaxS64, Shl64, ShrU64, ShrS64, And64, Or64, Xor64, Not64, Neg64,
     Bfi64, Popc64, Clz64, Brev64, Select64, Mov64, MulWideU32, MulWideS32, MadWideU32, MadWideS32,
     AddF, SubF, MulF, FmaF, DivF, RcpF, SqrtF, Exp2, Exp2Ftz, Log2, TanhF, MinF, MaxF, AbsF, NegF,
-    CopySign, AddRz, FmaRm, RcpFtz,
+    CopySign, AddRz, FmaRm, RcpFtz, DivD, DoubleOfU64, DoubleOfS64,
     CompareU32(Comparison), CompareS32(Comparison), CompareU64(Comparison), CompareS64(Comparison),
     CompareS16(Comparison), CompareF(Comparison),
     AndP, OrP, XorP, NotP, MovP,
     SignExtend, ZeroExtend, SignExtendLow, ZeroExtendLow, Low32, Low16, Low16Of64, SignExtend16,
-    FloatOfBf16, Bf16OfFloat, Bf16PairOfFloats, FloatOfS32, FloatOfU32, FloatOfS64, FloatOfU64,
+    FloatOfBf16, Bf16OfFloat, Bf16PairOfFloats, FloatOfS32, FloatOfU32, FloatOfS64, FloatOfU64, FloatOfDouble,
     Saturate, ToU32, ToS32, RoundEven,
     Pack16, Unpack16, Pack32, Unpack32,
     ToGeneric(Space), FromGeneric(Space),

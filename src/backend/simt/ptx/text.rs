@@ -57,13 +57,13 @@ pub fn pieces(body: &str, line: u32, mut visit: impl FnMut(Piece, u32) -> Result
     }
 }
 
-/// Splits operands at the commas outside of braces and brackets.
+/// Splits operands at the commas outside of braces, brackets and parentheses.
 pub fn operands(text: &str) -> Vec<&str> {
     let (mut all, mut depth, mut from) = (Vec::new(), 0, 0);
     for (i, c) in text.char_indices() {
         match c {
-            '{' | '[' => depth += 1,
-            '}' | ']' => depth -= 1,
+            '{' | '[' | '(' => depth += 1,
+            '}' | ']' | ')' => depth -= 1,
             ',' if depth == 0 => {
                 all.push(text[from..i].trim());
                 from = i + 1;
@@ -100,4 +100,18 @@ pub fn number(text: &str) -> Option<i64> {
 pub fn sized(text: &str) -> Option<(&str, usize)> {
     let (name, size) = text.strip_suffix(']')?.split_once('[')?;
     Some((name, if size.is_empty() { 0 } else { size.parse().ok()? }))
+}
+
+/// Returns where the braces that open first after `from` close.
+pub fn closing(text: &str, from: usize) -> Option<usize> {
+    let mut depth = 0;
+    for (i, c) in text[from..].bytes().enumerate() {
+        match c {
+            b'{' => depth += 1,
+            b'}' if depth == 1 => return Some(from + i),
+            b'}' => depth -= 1,
+            _ => {}
+        }
+    }
+    None
 }
