@@ -138,7 +138,10 @@ impl Decoder<'_> {
             (["wait_group", "sync", "aligned"], [groups]) => {
                 Ok(Op::GroupWait(number(groups).filter(|n| *n >= 0).ok_or("no number of groups")?))
             }
-            (["mma_async", "sync", "aligned", "m64n64k16", "f32", "bf16", "bf16"], [d, left, right, scale, rest @ ..]) => {
+            (
+                ["mma_async", "sync", "aligned", "m64n64k16", "f32", "bf16", "bf16"],
+                [d, left, right, scale, rest @ ..],
+            ) => {
                 let mut list = self.registers(d, 32, true)?;
                 let left_in_registers = left.starts_with('{');
                 let a = if left_in_registers {

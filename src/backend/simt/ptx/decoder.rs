@@ -34,12 +34,7 @@ pub struct Names {
 
 impl Default for Names {
     fn default() -> Self {
-        Names {
-            prefixes: HashMap::new(),
-            scopes: vec![HashMap::new()],
-            labels: HashMap::new(),
-            jumps: Vec::new(),
-        }
+        Names { prefixes: HashMap::new(), scopes: vec![HashMap::new()], labels: HashMap::new(), jumps: Vec::new() }
     }
 }
 

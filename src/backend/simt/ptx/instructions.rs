@@ -92,7 +92,8 @@ impl Decoder<'_> {
 
     /// Decodes the instruction `parts[0].parts[1]...` with operands `o`.
     pub fn instruction(&mut self, parts: &[&str], o: &[&str]) -> Result<()> {
-        if o.iter().any(|x| self.is_parameter(x)) && !matches!(parts[..], ["ld", "param", ..] | ["mov", "b64" | "u64"]) {
+        if o.iter().any(|x| self.is_parameter(x)) && !matches!(parts[..], ["ld", "param", ..] | ["mov", "b64" | "u64"])
+        {
             return Err("the parameter in an instruction other than ld.param and mov".into());
         }
         match parts[0] {
@@ -101,11 +102,12 @@ impl Decoder<'_> {
             "mov" | "selp" => self.choice(parts, o),
             "bfi" => self.insertion(parts, o),
             "ld" | "st" | "atom" | "red" | "cp" | "cvta" => self.movement(parts, o),
-            "bra" | "ret" | "exit" | "trap" | "bar" | "barrier" | "membar" | "fence" | "activemask" | "shfl" | "vote"
-            | "redux" | "ldmatrix" | "mma" | "wgmma" => self.collective(parts, o),
+            "bra" | "ret" | "exit" | "trap" | "bar" | "barrier" | "membar" | "fence" | "activemask" | "shfl"
+            | "vote" | "redux" | "ldmatrix" | "mma" | "wgmma" => self.collective(parts, o),
             "call" => self.call(parts, o),
             _ => {
-                let (op, shape) = arithmetic(parts).or_else(|| bits(parts)).ok_or("an instruction that is not known")?;
+                let (op, shape) =
+                    arithmetic(parts).or_else(|| bits(parts)).ok_or("an instruction that is not known")?;
                 self.set(op, shape, o)
             }
         }

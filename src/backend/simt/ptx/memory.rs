@@ -1,7 +1,7 @@
 //! Memory: the device's allocations, shared and local memory of a block, and the checks of every access.
 
 use super::{
-    alu::{FULL, Long, window},
+    alu::{Long, window},
     fences::Proxy,
     program::Space,
     races::Races,
@@ -287,9 +287,4 @@ pub fn uniform(value: &Long, what: &str) -> Result<u64> {
         true => Ok(value[0]),
         false => Err(format!("{what} differs within the warp")),
     }
-}
-
-/// Whether the warp has all of its 32 lanes.
-pub fn is_whole(lanes: u32) -> bool {
-    lanes == FULL
 }

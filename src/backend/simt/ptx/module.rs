@@ -139,8 +139,7 @@ impl Module {
         let entry = &self.entries[*self.index.get(name)?];
         let decoded = entry.kernel.get_or_init(|| {
             let line = self.text[..entry.text.start].matches('\n').count() as u32 + 1;
-            decoder::decode(name, &self.text[entry.text.clone()], line, self)
-                .map_err(|e| format!("kernel {name}, {e}"))
+            decoder::decode(name, &self.text[entry.text.clone()], line, self).map_err(|e| format!("kernel {name}, {e}"))
         });
         Some(decoded.as_ref().map_err(String::clone))
     }

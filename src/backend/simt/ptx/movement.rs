@@ -88,14 +88,8 @@ impl Decoder<'_> {
             list.push(if load { self.to(class, r)? } else { self.source(class, r)? });
         }
         let at = self.address(address)?;
-        let access = Access {
-            space,
-            bytes,
-            count: count as u8,
-            signed,
-            half: class == Class::Half,
-            long: class == Class::Long,
-        };
+        let access =
+            Access { space, bytes, count: count as u8, signed, half: class == Class::Half, long: class == Class::Long };
         let i = self.last();
         i.op = if load { Op::Load(access, at) } else { Op::Store(access, at) };
         i.list = list.into();
@@ -151,7 +145,9 @@ impl Decoder<'_> {
         let op = match (rest, o) {
             (["commit_group"], []) => Op::CopyCommit,
             (["wait_all"], []) => Op::CopyWait(-1),
-            (["wait_group"], [groups]) => Op::CopyWait(number(groups).filter(|n| *n >= 0).ok_or("no number of groups")?),
+            (["wait_group"], [groups]) => {
+                Op::CopyWait(number(groups).filter(|n| *n >= 0).ok_or("no number of groups")?)
+            }
             (["cg" | "ca", "shared", "global"], [to, from, size, bytes @ ..]) => {
                 let size = number(size).ok_or("no size")? as u8;
                 if !matches!((rest[0], size), ("cg", 16) | ("ca", 4 | 8 | 16)) {

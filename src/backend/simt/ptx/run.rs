@@ -155,12 +155,8 @@ impl Warp {
         self.counts.memory += 1;
         let addresses = self.registers.addresses(at);
         let size = access.bytes as usize;
-        let reach = Reach {
-            space: access.space,
-            bytes: access.bytes as u32 * access.count as u32,
-            write: true,
-            atomic: false,
-        };
+        let reach =
+            Reach { space: access.space, bytes: access.bytes as u32 * access.count as u32, write: true, atomic: false };
         let registers = &self.registers;
         block.memory.access(&mut self.local, self.index, reach, &addresses, lanes, |memory, offsets, lanes| {
             for (element, from) in i.list.iter().enumerate() {
@@ -275,9 +271,7 @@ impl Warp {
     /// Carries out the copies of `lanes` in all but the `keep` newest of their groups; -1: also what is in no group.
     fn wait_for_copies(&mut self, block: &mut Block, keep: i64, lanes: u32) -> Result<()> {
         let groups = self.copy_groups;
-        let due = |c: &Copy| {
-            lanes >> c.lane & 1 != 0 && (keep < 0 || (c.group as i64) < groups[c.lane] as i64 - keep)
-        };
+        let due = |c: &Copy| lanes >> c.lane & 1 != 0 && (keep < 0 || (c.group as i64) < groups[c.lane] as i64 - keep);
         for copy in self.copies.iter().filter(|c| due(c)) {
             block.memory.copy(self.index, copy)?;
         }

@@ -234,8 +234,7 @@ impl Warp {
                 self.park()?;
                 return Ok(None);
             }
-            if let Some(other) = (0..32).find(|l| (named & lanes) >> l & 1 != 0 && masks[*l] != named)
-            {
+            if let Some(other) = (0..32).find(|l| (named & lanes) >> l & 1 != 0 && masks[*l] != named) {
                 return Err(format!("member masks differ: {named:08x} and {:08x}", masks[other]));
             }
             left &= !named;

@@ -164,14 +164,7 @@ impl Warp {
 
 /// An element of an operand in shared memory, with the swizzle of 128 bytes: row `mn` of the left operand or column
 /// `mn` of the right one. `mn_major`: elements adjacent in mn are adjacent in memory, otherwise those adjacent in k.
-fn element(
-    memory: &mut BlockMemory,
-    warp: usize,
-    descriptor: u64,
-    mn_major: bool,
-    mn: usize,
-    k: usize,
-) -> Result<f32> {
+fn element(memory: &mut BlockMemory, warp: usize, descriptor: u64, mn_major: bool, mn: usize, k: usize) -> Result<f32> {
     let field = |bit: u32| ((descriptor >> bit & 0x3fff) << 4) as usize;
     let (start, leading, stride) = (field(0), field(16), field(32));
     if descriptor >> 62 != 1 {
