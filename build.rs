@@ -51,9 +51,10 @@ fn main() {
     fs::create_dir_all(&cache).unwrap();
 
     fs::write(out.join("kernels.rs"), rust_side(&files, &shared)).unwrap();
-    fs::write(out.join("fatbins.rs"), fatbins(&root, &files, &shared, &cache)).unwrap();
     let wanted = env::var("PROFILE").unwrap() == "debug" || env::var_os("CARGO_FEATURE_EMU").is_some();
-    if wanted && env::var("CARGO_CFG_TARGET_OS").unwrap() == "linux" {
+    let emulated = wanted && env::var("CARGO_CFG_TARGET_OS").unwrap() == "linux";
+    fs::write(out.join("fatbins.rs"), fatbins(&root, &files, &shared, &cache, emulated)).unwrap();
+    if emulated {
         emulator(&root, &files, &shared, &cache);
     }
 }
@@ -131,15 +132,16 @@ fn find_nvcc(root: &Path) -> Option<PathBuf> {
     places.into_iter().find(|p| p.is_file())
 }
 
-/// Compiles the changed files and returns the Rust table of all fatbins.
-fn fatbins(root: &Path, files: &[PathBuf], shared: &str, cache: &Path) -> String {
+/// Compiles the changed files and returns the Rust table of all fatbins, and that of their PTX if it will be interpreted.
+fn fatbins(root: &Path, files: &[PathBuf], shared: &str, cache: &Path, interpreted: bool) -> String {
     let Some(nvcc) = find_nvcc(root) else {
         println!(
             "cargo:warning=nvcc not found: building without CUDA kernels (the CPU engine is complete); \
              run scripts/get-nvcc.sh to download nvcc, see `mipgpu devices`"
         );
         return "pub static FATBINS: &[(&str, &[u8])] = &[];\npub const ARCHITECTURES: &[&str] = &[];\n\
-                pub const NVCC_VERSION: (i32, i32) = (0, 0);\n"
+                pub const NVCC_VERSION: (i32, i32) = (0, 0);\n\
+                pub static PTX: &[(&str, &str, &str)] = &[];\n"
             .into();
     };
     let ask = |flag: &str| {
@@ -167,6 +169,7 @@ fn fatbins(root: &Path, files: &[PathBuf], shared: &str, cache: &Path) -> String
         flags.extend(["-gencode".into(), format!("arch=compute_{ptx},code=[{}]", code.join(","))]);
     }
     let (mut jobs, mut moves, mut table) = (Vec::new(), Vec::new(), String::new());
+    let mut built = Vec::new();
     for file in files {
         let name = stem(file);
         let done = cache.join(format!("{name}-{}.fatbin", key(&[&version, &flags.join(" "), shared, &read(file)])));
@@ -176,11 +179,15 @@ fn fatbins(root: &Path, files: &[PathBuf], shared: &str, cache: &Path) -> String
             let mut command = Command::new(&nvcc);
             command.args(&flags).arg("-o").arg(&half).arg(file);
             jobs.push((format!("nvcc on kernels/{name}.cu"), command));
-            moves.push((half, done));
+            moves.push((half, done.clone()));
         }
+        built.push((name, done));
     }
     all_of(jobs);
     moves.iter().for_each(|(half, done)| fs::rename(half, done).unwrap());
+    let ptx = if interpreted { ptx_of(&nvcc, &built) } else { String::new() };
+    // For the tests that plant a fault in one source and compile it to PTX.
+    println!("cargo:rustc-env=MIPGPU_NVCC={}", nvcc.display());
     // "Cuda compilation tools, release 13.0, V13.0.88"
     let release = version.split("release ").nth(1).and_then(|r| r.split(',').next()).and_then(|r| r.split_once('.'));
     let (major, minor) = release.unwrap_or_else(|| panic!("{}: cannot parse the version: {version}", nvcc.display()));
@@ -190,8 +197,42 @@ fn fatbins(root: &Path, files: &[PathBuf], shared: &str, cache: &Path) -> String
          /// Architectures with machine code in the fatbins, oldest first: \"80\" is sm_80.\n\
          pub const ARCHITECTURES: &[&str] = &{names:?};\n\
          /// CUDA release of the nvcc that compiled the fatbins.\n\
-         pub const NVCC_VERSION: (i32, i32) = ({major}, {minor});\n"
+         pub const NVCC_VERSION: (i32, i32) = ({major}, {minor});\n\
+         /// The PTX in the fatbins: source file, architecture, path of the text. Only where it is interpreted.\n\
+         pub static PTX: &[(&str, &str, &str)] = &[\n{ptx}];\n"
     )
+}
+
+/// Extracts the PTX of the fatbins, next to them, with the tool that lies next to nvcc. Returns the rows of a Rust table.
+fn ptx_of(nvcc: &Path, fatbins: &[(&str, PathBuf)]) -> String {
+    let tool = nvcc.with_file_name("cuobjdump");
+    if !tool.is_file() {
+        println!("cargo:warning={}: not found, building without the PTX interpreter's kernels", tool.display());
+        return String::new();
+    }
+    let mut table = String::new();
+    for (name, fatbin) in fatbins {
+        let texts: Vec<PathBuf> = KEPT_PTX.iter().map(|ptx| fatbin.with_extension(format!("{ptx}.ptx"))).collect();
+        if !texts.iter().all(|text| text.exists()) {
+            // The tool writes to the current folder.
+            let folder = fatbin.with_extension("ptx.part");
+            fs::create_dir_all(&folder).unwrap();
+            let mut extract = Command::new(&tool);
+            extract.args(["-xptx", "all"]).arg(fatbin).current_dir(&folder);
+            all_of(vec![(format!("cuobjdump on the fatbin of kernels/{name}.cu"), extract)]);
+            for (ptx, text) in KEPT_PTX.iter().zip(&texts) {
+                let end = format!(".sm_{ptx}.ptx");
+                let written = sources(&folder, "ptx").into_iter().find(|p| p.display().to_string().ends_with(&end));
+                let written = written.unwrap_or_else(|| panic!("{}: no PTX of compute_{ptx}", fatbin.display()));
+                fs::rename(written, text).unwrap();
+            }
+            fs::remove_dir_all(&folder).unwrap();
+        }
+        for (ptx, text) in KEPT_PTX.iter().zip(&texts) {
+            table += &format!("    ({name:?}, {ptx:?}, {:?}),\n", text.display().to_string());
+        }
+    }
+    table
 }
 
 // --------------------------------------------------------------------------------------------------------- emulator

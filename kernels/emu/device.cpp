@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <vector>
 
 #include "sanitizers.h"
 
@@ -150,6 +151,17 @@ void Device::break_down(Result code, const std::string& why) {
   fault = code, fault_text = why, fault_reported = false;
 }
 
+std::string Device::interpret(const SimtLaunch& l) {
+  std::vector<SimtMemory> pieces;
+  for (const auto& [p, bytes] : memory) pieces.push_back({(unsigned char*)p, bytes});
+  const SimtRequest request{l.kernel->module, l.kernel->name, {l.grid.x, l.grid.y, l.grid.z},
+                            {l.block.x, l.block.y, l.block.z}, l.smem, l.smem_limit, l.args[0], l.kernel->sizes[0],
+                            pieces.data(), pieces.size(), l.config.seed, l.config.order, l.config.async_copy,
+                            l.config.poison};
+  char why[1024];
+  return interpreter.launch(&request, why, sizeof why) ? "" : why;
+}
+
 // Runs a launch. It reports no error itself: a fault is returned by the next call that waits for the device.
 Result Device::launch(const SimtKernel* kernel, SimtDim grid, SimtDim block, size_t smem, void** args) {
   if (fault != kOk) return kOk;
@@ -157,7 +169,8 @@ Result Device::launch(const SimtKernel* kernel, SimtDim grid, SimtDim block, siz
     break_down(kLaunchFailed, "the device was lost (simulated failure)");
     return kOk;
   }
-  std::string why = simt_launch({kernel, grid, block, smem, settings.shared, args, settings.run});
+  const SimtLaunch what{kernel, grid, block, smem, settings.shared, args, settings.run};
+  std::string why = kernel->run ? simt_launch(what) : interpret(what);
   if (!why.empty()) break_down(kLaunchFailed, why);
   else if (check_guards(&why)) break_down(kIllegalAddress, why + ": kernel " + kernel->name);
   return kOk;
@@ -175,6 +188,13 @@ EXPORT int mipgpu_emu_configure(unsigned order, unsigned async_copy, unsigned po
   if (order > SIMT_RANDOM || async_copy > SIMT_RANDOM_TIME || poison > 1 || threads > 256) return kInvalidValue;
   d.settings.run = {order, async_copy, poison, threads, seed};
   return kOk;
+}
+
+// Modules that are PTX text are given to this interpreter from now on.
+EXPORT void mipgpu_emu_interpret(const SimtInterpreter* interpreter) {
+  Device& d = device();
+  std::lock_guard lock(d.mutex);
+  d.interpreter = *interpreter;
 }
 
 // kind 0: no failures. kind 1: the device is lost after `after` more launches. kind 2: at most `after` bytes of memory.

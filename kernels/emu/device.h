@@ -28,7 +28,8 @@ An invalid value makes cuInit fail with CUDA_ERROR_INVALID_VALUE. The error text
 // CUresult, the subset in use.
 enum Result : int {
   kOk = 0, kInvalidValue = 1, kOutOfMemory = 2, kNotInitialized = 3, kNoDevice = 100, kInvalidDevice = 101,
-  kInvalidContext = 201, kNoBinaryForGpu = 209, kUnsupportedPtxVersion = 222, kInvalidHandle = 400, kIllegalState = 401,
+  kInvalidContext = 201, kNoBinaryForGpu = 209, kInvalidPtx = 218, kUnsupportedPtxVersion = 222, kInvalidHandle = 400,
+  kIllegalState = 401,
   kNotFound = 500, kIllegalAddress = 700, kLaunchOutOfResources = 701, kLaunchFailed = 719, kNotSupported = 801,
   kCaptureUnsupported = 900, kCaptureInvalidated = 901, kCapturedEvent = 907, kUnknown = 999
 };
@@ -49,6 +50,7 @@ struct Device {
   Settings settings;
   uint64_t launches = 0, used = 0;  // launches so far; bytes allocated
   std::map<Address, size_t> memory;
+  SimtInterpreter interpreter{};  // null functions: none
 
   // Sticky device error. As on hardware, the next call that waits for the device reports it, and from then on every
   // call returns it until mipgpu_emu_reset.
@@ -64,6 +66,7 @@ struct Device {
   int check_guards(std::string* text, bool mend = false) const;  // number of allocations with overwritten guards
   void break_down(Result, const std::string& why);
   Result launch(const SimtKernel*, SimtDim grid, SimtDim block, size_t smem, void** args);
+  std::string interpret(const SimtLaunch&);  // as simt_launch, by the interpreter
 };
 Device& device();
 

@@ -1,7 +1,7 @@
 //! What `mod.rs` and `inventory.rs` know of the CUDA backend: how to find, open and describe its devices.
 
 use super::{
-    Device, HostGemm, Simt,
+    Device, HostGemm, Simt, Target,
     cards::{Card, Gpu, Gpus},
     simt::{
         cublas,
@@ -16,7 +16,7 @@ use crate::{
     ops::Backend,
 };
 
-pub use super::simt::driver::emulator_is_built;
+pub use super::simt::driver::{emulator_is_built, ptx_is_built};
 
 /// Returns the first GPU that the kernels run on, or the reason why there is none.
 pub fn first_gpu() -> std::result::Result<usize, String> {
@@ -34,13 +34,14 @@ pub fn first_gpu() -> std::result::Result<usize, String> {
     Err(why)
 }
 
-/// Opens a GPU, or the emulator.
+/// Opens a GPU, the emulator, or the interpreter of PTX.
 ///
 /// # Errors
 /// The device cannot be used, or has too little memory.
 pub fn open(device: Device, precision: Precision, plan: &Planner) -> Result<Box<dyn Backend>> {
     Ok(match device {
         Device::Cuda(n) => Box::new(Simt::open(Driver::Cuda, n, precision, plan, products)?),
+        Device::Ptx(target) => Box::new(interpreted(target, precision, plan)?),
         _ => Box::new(emulated(precision, plan)?),
     })
 }
@@ -51,6 +52,14 @@ pub fn open(device: Device, precision: Precision, plan: &Planner) -> Result<Box<
 /// This program was built without the emulator.
 pub fn emulated(precision: Precision, plan: &Planner) -> Result<Simt> {
     Simt::open(Driver::Emulator, 0, precision, plan, |_| Ok(Box::new(HostGemm::default())))
+}
+
+/// Opens the CUDA backend on the interpreter of PTX. Matrix products are our own kernels, so that all work is PTX.
+///
+/// # Errors
+/// This program was built without the interpreter or without nvcc.
+pub fn interpreted(target: Target, precision: Precision, plan: &Planner) -> Result<Simt> {
+    Simt::open(Driver::Ptx(target), 0, precision, plan, |_| Ok(Box::new(Own)))
 }
 
 /// Returns the matrix-product engine of a GPU: cuBLASLt where it is found, else our own kernels.

@@ -15,6 +15,8 @@ pub struct Inventory {
     pub gpus: Result<Gpus>,
     /// Whether `--device emu` works.
     pub emulator: bool,
+    /// Whether `--device ptx` works.
+    pub ptx: bool,
 }
 
 #[derive(Debug)]
@@ -51,5 +53,11 @@ pub fn card(device: Device) -> Option<String> {
 
 /// Inspects the machine. Opens usable GPUs briefly.
 pub fn inventory() -> Inventory {
-    Inventory { cpu: processor(), kernels: cuda::kernels(), gpus: cuda::gpus(), emulator: cuda::emulator_is_built() }
+    Inventory {
+        cpu: processor(),
+        kernels: cuda::kernels(),
+        gpus: cuda::gpus(),
+        emulator: cuda::emulator_is_built(),
+        ptx: cuda::ptx_is_built(),
+    }
 }

@@ -26,7 +26,7 @@ pub use cpu::Cpu;
 #[cfg(not(feature = "cuda"))]
 pub use cuda::nvtx;
 #[cfg(feature = "cuda")]
-pub use cuda::{emulated, products};
+pub use cuda::{emulated, interpreted, products};
 #[cfg(feature = "cuda")]
 pub use host_gemm::HostGemm;
 pub use reference::Reference;
@@ -54,8 +54,38 @@ pub enum Device {
     Cuda(usize),
     /// The CUDA kernels on the processor, for tests: slow.
     Emulator,
+    /// The PTX of the CUDA kernels on the processor, for tests: slow.
+    Ptx(Target),
     /// Plain loops in f32, for comparison: slow.
     Reference,
+}
+
+/// An architecture whose PTX the program holds and interprets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// The PTX for Ampere and newer GPUs.
+    #[default]
+    Compute80,
+    /// That of the Hopper variants.
+    Compute90a,
+}
+
+impl Target {
+    /// Returns the number in the names of nvcc: `80` of `compute_80`.
+    pub fn number(self) -> &'static str {
+        match self {
+            Target::Compute80 => "80",
+            Target::Compute90a => "90a",
+        }
+    }
+
+    /// Returns the name that `--device` accepts.
+    pub fn device(self) -> &'static str {
+        match self {
+            Target::Compute80 => "ptx",
+            Target::Compute90a => "ptx90a",
+        }
+    }
 }
 
 impl FromStr for Device {
@@ -66,10 +96,15 @@ impl FromStr for Device {
             "cpu" => Device::Cpu,
             "cuda" => Device::Cuda(0),
             "emu" => Device::Emulator,
+            "ptx" => Device::Ptx(Target::Compute80),
+            "ptx90a" => Device::Ptx(Target::Compute90a),
             "reference" => Device::Reference,
             _ => match s.strip_prefix("cuda:").map(str::parse) {
                 Some(Ok(n)) => Device::Cuda(n),
-                _ => return Err("valid devices are auto, cpu, cuda, cuda:N (N = 0, 1, ..), emu and reference".into()),
+                _ => {
+                    let valid = "auto, cpu, cuda, cuda:N (N = 0, 1, ..), emu, ptx, ptx90a and reference";
+                    return Err(format!("valid devices are {valid}"));
+                }
             },
         })
     }
@@ -82,6 +117,7 @@ impl fmt::Display for Device {
             Device::Cpu => f.write_str("cpu"),
             Device::Cuda(n) => write!(f, "cuda:{n}"),
             Device::Emulator => f.write_str("emu"),
+            Device::Ptx(target) => f.write_str(target.device()),
             Device::Reference => f.write_str("reference"),
         }
     }
@@ -96,6 +132,9 @@ pub fn choose(device: Device) -> (Device, String) {
         },
         Device::Reference => (device, "reference (plain loops: slow)".into()),
         Device::Emulator => (device, "emu (CUDA kernels on the processor: slow)".into()),
+        Device::Ptx(target) => {
+            (device, format!("{} (PTX of the CUDA kernels on the processor: slow)", target.device()))
+        }
         other => (other, other.to_string()),
     }
 }
@@ -108,7 +147,7 @@ pub fn choose(device: Device) -> (Device, String) {
 pub fn open(device: Device, precision: Precision, plan: &Planner) -> Result<Box<dyn Backend>> {
     let device = choose(device).0;
     Ok(match device {
-        Device::Cuda(_) | Device::Emulator => cuda::open(device, precision, plan)?,
+        Device::Cuda(_) | Device::Emulator | Device::Ptx(_) => cuda::open(device, precision, plan)?,
         Device::Reference => Box::new(fits_host(plan).map(|()| Reference::<f32>::new(plan))?),
         Device::Cpu | Device::Auto => Box::new(fits_host(plan).map(|()| Cpu::with(plan, precision))?),
     })

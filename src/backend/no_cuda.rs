@@ -34,6 +34,10 @@ pub fn emulator_is_built() -> bool {
     false
 }
 
+pub fn ptx_is_built() -> bool {
+    false
+}
+
 /// Ranges for NVIDIA's profilers, which have nothing to show here.
 pub mod nvtx {
     pub fn library() -> Option<&'static str> {

@@ -36,7 +36,7 @@ Examples:
   mipgpu bench --out before.json
   mipgpu bench --compare before.json --fail-below 0.8     exit code 2 if an operation lost a fifth of its speed")]
 pub struct Args {
-    /// Device: auto, cpu, cuda, cuda:N, emu, reference
+    /// Device: auto, cpu, cuda, cuda:N, emu, ptx, ptx90a, reference
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
     device: Device,
     /// Number of CPU threads [default: all cores]

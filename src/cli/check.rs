@@ -24,7 +24,7 @@ Examples:
   mipgpu check --device cuda:1 --precision bf16 --only attention
   mipgpu check --gradients              every model's derived gradients against differences of the loss")]
 pub struct Args {
-    /// Device to check: auto, cpu, cuda, cuda:N, emu, reference
+    /// Device to check: auto, cpu, cuda, cuda:N, emu, ptx, ptx90a, reference
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
     pub device: Device,
     /// Check only this precision [default: both]

@@ -59,6 +59,12 @@ pub fn run(_: Args, printer: Printer) -> Result<()> {
         "not built in: build a clone with --features emu and a C++ compiler"
     };
     printer.result(format_args!("emu       {emulator}"));
+    let ptx = if s.ptx {
+        "built in (--device ptx, ptx90a)"
+    } else {
+        "not built in: build a clone with --features emu, a C++ compiler and nvcc"
+    };
+    printer.result(format_args!("ptx       {ptx}"));
     printer.result(format_args!("auto      {}", backend::choose(Device::Auto).1));
     Ok(())
 }
@@ -85,6 +91,7 @@ fn json(s: &Inventory) -> serde_json::Value {
         "kernels": s.kernels,
         "cuda": cuda,
         "emulator": s.emulator,
+        "ptx": s.ptx,
         "auto": backend::choose(Device::Auto).0.to_string(),
     })
 }

@@ -15,7 +15,7 @@ pub struct RunFlags {
     /// Use the last checkpoint instead of the best
     #[arg(long)]
     pub last: bool,
-    /// Where to run: auto, cpu, cuda, cuda:N, emu (CUDA kernels on the processor, for tests), reference
+    /// Where to run: auto, cpu, cuda, cuda:N, emu, ptx, ptx90a (CUDA kernels on the processor, for tests), reference
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
     pub device: Device,
     /// Threads [default: all cores]

@@ -46,7 +46,7 @@ pub(super) fn choose_fastest(
             fastest_of(ratio)
         }
         Device::Reference => Numbers::F32,
-        Device::Cuda(_) | Device::Emulator => Numbers::Bf16,
+        Device::Cuda(_) | Device::Emulator | Device::Ptx(_) => Numbers::Bf16,
     });
     Ok(())
 }

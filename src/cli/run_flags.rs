@@ -11,7 +11,7 @@ use crate::{
 /// Where to train.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct PlaceFlags {
-    /// Where to run: auto, cpu, cuda, cuda:N, emu (CUDA kernels on the processor, for tests), reference [default: auto]
+    /// Where to run: auto, cpu, cuda, cuda:N, emu, ptx, ptx90a (CUDA kernels on the processor, for tests), reference [default: auto]
     #[arg(long, value_name = "DEVICE")]
     pub device: Option<Device>,
     /// Threads [default: all cores]

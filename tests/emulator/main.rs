@@ -7,3 +7,5 @@ mod proofs;
 mod machine;
 mod parity;
 mod planted_faults;
+mod ptx_faults;
+mod ptx_parity;

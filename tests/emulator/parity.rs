@@ -21,17 +21,17 @@ use mipgpu::{
 use crate::proofs::{Failures, boxed, wanted};
 
 /// The emulator's settings are global to the process: one op at a time.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+pub static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn prove(cases: Vec<Case>) {
     prove_with(cases, &emulated);
 }
 
-fn prove_with(cases: Vec<Case>, open: &dyn Fn(Precision, &Planner) -> Result<Simt>) {
+pub fn prove_with(cases: Vec<Case>, open: &dyn Fn(Precision, &Planner) -> Result<Simt>) {
     prove_in(&[Precision::F32, Precision::Bf16], cases, open);
 }
 
-fn prove_in(precisions: &[Precision], cases: Vec<Case>, open: &dyn Fn(Precision, &Planner) -> Result<Simt>) {
+pub fn prove_in(precisions: &[Precision], cases: Vec<Case>, open: &dyn Fn(Precision, &Planner) -> Result<Simt>) {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
     let mut failures = Failures::default();
     for &precision in precisions {
@@ -69,6 +69,60 @@ fn names(cases: Vec<Case>) -> Vec<String> {
     cases.into_iter().map(|case| case.name).collect()
 }
 
+/// Calls a macro with the name of a test and the cases of each op: once for the emulator, once for the PTX.
+macro_rules! every_op {
+    ($then:ident) => {
+        $then! {
+            activation: mipgpu::ops::activation::cases();
+            adamw: mipgpu::ops::adamw::cases();
+            guard: mipgpu::ops::adamw::guard_cases();
+            gather_sequences: mipgpu::ops::gather_sequences::cases();
+            attention: mipgpu::ops::attention::cases();
+            stream_copy: mipgpu::ops::ceilings::copy_cases();
+            exp_chain: mipgpu::ops::ceilings::exp_cases();
+            concat: mipgpu::ops::concat::cases();
+            cross_entropy: mipgpu::ops::cross_entropy::cases();
+            dilated_conv: mipgpu::ops::dilated_conv::cases();
+            draw_negatives: mipgpu::ops::draw_negatives::cases();
+            draw_candidates: mipgpu::ops::draw_negatives::candidate_cases();
+            mark_own: mipgpu::ops::draw_negatives::own_cases();
+            dropout: mipgpu::ops::dropout::cases();
+            dropout_add: mipgpu::ops::dropout::add_cases();
+            embedding: mipgpu::ops::embedding::cases();
+            gather_table: mipgpu::ops::embedding::gather_cases();
+            field_bag: mipgpu::ops::field_bag::cases();
+            gelu: mipgpu::ops::gelu::cases();
+            item_dot: mipgpu::ops::item_dot::cases();
+            item_dot_gradients: mipgpu::ops::item_dot::gradient_cases();
+            gru: mipgpu::ops::gru::cases();
+            layer_norm: mipgpu::ops::layer_norm::cases();
+            linear: mipgpu::ops::linear::cases();
+            mask_items: mipgpu::ops::mask_items::cases();
+            negative_loss: mipgpu::ops::negative_loss::cases();
+            next_items: mipgpu::ops::next_items::cases();
+            point_loss: mipgpu::ops::point_loss::cases();
+            weighted_mean: mipgpu::ops::reduce::mean_cases();
+            grad_norm: mipgpu::ops::reduce::norm_cases();
+            rank: mipgpu::ops::rank::cases();
+            catch_up_rows: mipgpu::ops::row_adamw::catch_up_cases();
+            adamw_rows: mipgpu::ops::row_adamw::cases();
+            rows: mipgpu::ops::rows::cases();
+            sampled_softmax: mipgpu::ops::sampled_softmax::cases();
+            score_items: mipgpu::ops::rank::score_cases();
+            top_k: mipgpu::ops::top_k::cases();
+            position_sum: mipgpu::ops::embedding::position_cases();
+            segment_sum: mipgpu::ops::segment::cases();
+            segment_rows: mipgpu::ops::segment::rows_cases();
+            pool: mipgpu::ops::sequence_rows::pool_cases();
+            spread: mipgpu::ops::sequence_rows::spread_cases();
+            sort_ids: mipgpu::ops::sort_ids::cases();
+            vertical_conv: mipgpu::ops::vertical_conv::cases();
+            window_conv: mipgpu::ops::window_conv::cases();
+        }
+    };
+}
+pub(crate) use every_op;
+
 macro_rules! ops {
     ($($test:ident: $cases:expr;)*) => {
         $(#[test] fn $test() { prove($cases); })*
@@ -89,53 +143,7 @@ macro_rules! ops {
     };
 }
 
-ops! {
-    activation: ops::activation::cases();
-    adamw: ops::adamw::cases();
-    guard: ops::adamw::guard_cases();
-    gather_sequences: ops::gather_sequences::cases();
-    attention: ops::attention::cases();
-    stream_copy: ops::ceilings::copy_cases();
-    exp_chain: ops::ceilings::exp_cases();
-    concat: ops::concat::cases();
-    cross_entropy: ops::cross_entropy::cases();
-    dilated_conv: ops::dilated_conv::cases();
-    draw_negatives: ops::draw_negatives::cases();
-    draw_candidates: ops::draw_negatives::candidate_cases();
-    mark_own: ops::draw_negatives::own_cases();
-    dropout: ops::dropout::cases();
-    dropout_add: ops::dropout::add_cases();
-    embedding: ops::embedding::cases();
-    gather_table: ops::embedding::gather_cases();
-    field_bag: ops::field_bag::cases();
-    gelu: ops::gelu::cases();
-    item_dot: ops::item_dot::cases();
-    item_dot_gradients: ops::item_dot::gradient_cases();
-    gru: ops::gru::cases();
-    layer_norm: ops::layer_norm::cases();
-    linear: ops::linear::cases();
-    mask_items: ops::mask_items::cases();
-    negative_loss: ops::negative_loss::cases();
-    next_items: ops::next_items::cases();
-    point_loss: ops::point_loss::cases();
-    weighted_mean: ops::reduce::mean_cases();
-    grad_norm: ops::reduce::norm_cases();
-    rank: ops::rank::cases();
-    catch_up_rows: ops::row_adamw::catch_up_cases();
-    adamw_rows: ops::row_adamw::cases();
-    rows: ops::rows::cases();
-    sampled_softmax: ops::sampled_softmax::cases();
-    score_items: ops::rank::score_cases();
-    top_k: ops::top_k::cases();
-    position_sum: ops::embedding::position_cases();
-    segment_sum: ops::segment::cases();
-    segment_rows: ops::segment::rows_cases();
-    pool: ops::sequence_rows::pool_cases();
-    spread: ops::sequence_rows::spread_cases();
-    sort_ids: ops::sort_ids::cases();
-    vertical_conv: ops::vertical_conv::cases();
-    window_conv: ops::window_conv::cases();
-}
+every_op!(ops);
 
 /// On the emulator, products run on the CPU engine; this project's own kernels, used where cuBLASLt is not, are tested
 /// separately.
@@ -154,14 +162,23 @@ fn wgmma(precision: Precision, plan: &Planner) -> Result<Simt> {
 }
 
 fn prove_variants(cases: impl Fn() -> Vec<Case>) {
-    prove_in(&[Precision::Bf16], cases(), &wgmma);
+    prove_variants_of(cases, &wgmma, &|plan| emulated(Precision::Bf16, plan));
+}
+
+/// Proves kernels with wgmma, and that they leave the bits of those without.
+pub fn prove_variants_of(
+    cases: impl Fn() -> Vec<Case>,
+    wgmma: &dyn Fn(Precision, &Planner) -> Result<Simt>,
+    portable: &dyn Fn(&Planner) -> Result<Simt>,
+) {
+    prove_in(&[Precision::Bf16], cases(), wgmma);
     // The same products, summed in the same order: detects differences within the reference's tolerance.
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
     let mut failures = Failures::default();
     for case in chosen(&cases()) {
         failures.of(&format!("case '{}'", case.name), || {
             let bits = |open: &dyn Fn(&Planner) -> Result<Simt>| ops::prove::fingerprint(case, &|p| boxed(open(p)?));
-            let (variant, portable) = (bits(&|p| wgmma(Precision::Bf16, p))?, bits(&|p| emulated(Precision::Bf16, p))?);
+            let (variant, portable) = (bits(&|p| wgmma(Precision::Bf16, p))?, bits(portable)?);
             if variant == portable { Ok(()) } else { Err("other bits than without wgmma".into()) }
         });
     }
@@ -181,12 +198,16 @@ fn sampled_softmax_by_wgmma() {
 /// Counts of a digit are summed 256 tiles at a time; this test has more keys than the cases.
 #[test]
 fn a_sort_of_more_tiles_than_a_block_has_threads() {
+    sorts_many_tiles(&|plan| emulated(Precision::F32, plan));
+}
+
+pub fn sorts_many_tiles(open: &dyn Fn(&Planner) -> Result<Simt>) {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
     let (n, v) = (2048 * 260 + 77, 200);
     let mut p = Planner::new();
     let (by, id) = (ops::sort_ids::Sorted::plan(&mut p, n), p.index(n));
     let ids: Vec<u32> = (0..n as u32).map(|i| i.wrapping_mul(2_654_435_761) >> 16 & 0xff).collect();
-    let mut device = emulated(Precision::F32, &p).unwrap();
+    let mut device = open(&p).unwrap();
     device.write_ids(id, &ids);
     device.run(&by.sort(&[(id, n)], v));
     let (mut order, mut key) = (vec![0; n], vec![0; n]);

@@ -1,8 +1,9 @@
-/*! Finds and opens a device: the CUDA driver library, or the emulator in its place.
+/*! Finds and opens a device: the CUDA driver library, or the emulator in its place, which also runs PTX by the
+interpreter of this crate.
 
 cudarc accesses both. It searches for `libcuda.so` at its first use. The emulator is a library with that SONAME: when it
 is loaded before, the search finds it. Everything above this file, down to the single driver call, is therefore the same
-for both. A process uses one of the two.
+for all. A process uses a GPU, or the emulator and the interpreter.
 */
 
 use std::{
@@ -15,9 +16,11 @@ use cudarc::{
     nvrtc::Ptx,
 };
 
-use super::kernels::{ARCHITECTURES, FATBINS, FILES, KERNELS, NVCC_VERSION};
+use super::kernels::{ARCHITECTURES, FATBINS, FILES, KERNELS, NVCC_VERSION, PTX};
+#[cfg(emu)]
+use super::ptx::interpreter;
 use crate::{
-    backend::cards::Card,
+    backend::{Target, cards::Card},
     base::{Error, Result},
 };
 
@@ -28,6 +31,8 @@ pub enum Driver {
     Cuda,
     /// The same kernels compiled for this machine's processor: slow, for tests.
     Emulator,
+    /// The PTX that nvcc made of the kernels, interpreted: slow, for tests.
+    Ptx(Target),
 }
 
 impl Driver {
@@ -36,6 +41,7 @@ impl Driver {
         match self {
             Driver::Cuda => format!("cuda:{ordinal}"),
             Driver::Emulator => "emu".into(),
+            Driver::Ptx(target) => target.device().into(),
         }
     }
 }
@@ -62,9 +68,13 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Returns whether kernels with wgmma run: on Hopper with code for sm_90a, and on the emulator.
+    /// Returns whether kernels with wgmma run: on Hopper with code for sm_90a, on the emulator, and as PTX for Hopper.
     pub fn has_wgmma(&self) -> bool {
-        self.driver == Driver::Emulator || (self.card.capability == (9, 0) && ARCHITECTURES.contains(&"90a"))
+        match self.driver {
+            Driver::Cuda => self.card.capability == (9, 0) && ARCHITECTURES.contains(&"90a"),
+            Driver::Emulator => true,
+            Driver::Ptx(target) => target == Target::Compute90a,
+        }
     }
 }
 
@@ -97,19 +107,41 @@ pub fn emulator_is_built() -> bool {
     emulator_path().is_some()
 }
 
+/// Returns whether this program has an interpreter of PTX, and PTX to run.
+pub fn ptx_is_built() -> bool {
+    cfg!(emu) && emulator_is_built() && !PTX.is_empty()
+}
+
 /// Loads the emulator once, before anything searches for the driver library.
 fn load_emulator() -> Result<&'static libloading::Library> {
     static LIBRARY: OnceLock<std::result::Result<libloading::Library, String>> = OnceLock::new();
     let Some(path) = emulator_path() else {
-        return Err(Error::user("--device emu: this program was built without the emulator")
+        return Err(Error::user("--device emu and ptx: this program was built without the emulator")
             .hint("build with `cargo build --release --features emu` (it needs g++)"));
     };
     let loaded = LIBRARY.get_or_init(|| {
         use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
         // SAFETY: the library is ours; its initialisers only register kernels.
-        unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }.map(Into::into).map_err(|e| e.to_string())
+        let library: libloading::Library =
+            unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) }.map_err(|e| e.to_string())?.into();
+        #[cfg(emu)]
+        interpret(&library)?;
+        Ok(library)
     });
     loaded.as_ref().map_err(|e| Error::user(format!("the emulator {path} cannot be loaded: {e}")))
+}
+
+/// Gives the emulator's driver our interpreter, which it calls for modules that are PTX.
+#[cfg(emu)]
+fn interpret(library: &libloading::Library) -> std::result::Result<(), String> {
+    type Interpret = unsafe extern "C" fn(&interpreter::Interpreter);
+    interpreter::configure(interpreter::settings_of_environment());
+    // SAFETY: the symbol has this type in kernels/emu/device.cpp.
+    let interpret: libloading::Symbol<Interpret> =
+        unsafe { library.get(b"mipgpu_emu_interpret\0") }.map_err(|e| e.to_string())?;
+    // SAFETY: the library copies the functions, which live as long as the program.
+    unsafe { interpret(&interpreter::INTERPRETER) };
+    Ok(())
 }
 
 /// Sets how the emulator runs from now on, in the whole process.
@@ -129,17 +161,19 @@ pub fn emulate(settings: Emulation) -> Result<()> {
 
 /// Makes the driver library of `driver` the current one.
 fn begin(driver: Driver) -> Result<()> {
-    static IN_USE: Mutex<Option<Driver>> = Mutex::new(None);
+    // Whether a GPU's driver is in use.
+    static IN_USE: Mutex<Option<bool>> = Mutex::new(None);
     let mut in_use = IN_USE.lock().unwrap_or_else(|e| e.into_inner());
+    let real = driver == Driver::Cuda;
     match *in_use {
-        Some(other) if other != driver => {
+        Some(other) if other != real => {
             return Err(Error::user("the emulator and a GPU cannot be used in one process")
                 .hint("run the two one after the other"));
         }
         Some(_) => return Ok(()),
         None => {}
     }
-    if driver == Driver::Emulator {
+    if !real {
         load_emulator()?;
     }
     // SAFETY: searches for the library by name; loading the driver has no effect on ours.
@@ -147,7 +181,7 @@ fn begin(driver: Driver) -> Result<()> {
         return Err(Error::user("no NVIDIA driver: libcuda.so was not found")
             .hint("install the NVIDIA driver, or use --device cpu"));
     }
-    *in_use = Some(driver);
+    *in_use = Some(real);
     Ok(())
 }
 
@@ -202,6 +236,11 @@ pub fn obstacle(driver: Driver, machine: &Machine, card: &Card) -> Option<Error>
     if driver == Driver::Cuda && FATBINS.is_empty() {
         return Some(Error::user("this program was built without nvcc: it has no CUDA kernels").hint(WITH_KERNELS));
     }
+    if matches!(driver, Driver::Ptx(_)) && !ptx_is_built() {
+        let error = format!("--device {}: this program was built without the interpreter of PTX", driver.name(0));
+        let hint = "build with `cargo build --release --features emu`; it needs g++, nvcc and its cuobjdump";
+        return Some(Error::user(error).hint(hint));
+    }
     let (major, minor) = card.capability;
     if card.capability < OLDEST {
         return Some(
@@ -211,7 +250,7 @@ pub fn obstacle(driver: Driver, machine: &Machine, card: &Card) -> Option<Error>
     }
     // Code of one major version runs on every driver of that version or a later one. The emulator's code counts as
     // 13.0.
-    let (have, need) = (machine.driver, if driver == Driver::Emulator { (13, 0) } else { NVCC_VERSION });
+    let (have, need) = (machine.driver, if driver == Driver::Cuda { NVCC_VERSION } else { (13, 0) });
     // Drivers before 12.4 cannot report the sizes of parameters.
     if have.0 < need.0 || have < (12, 4) {
         return Some(
@@ -250,7 +289,8 @@ pub fn open(driver: Driver, ordinal: usize) -> Result<Arc<Loaded>> {
         return Err(obstacle);
     }
     let name = driver.name(ordinal);
-    let loaded = load(driver, card).map_err(|e| {
+    let images = images(driver)?;
+    let loaded = load(driver, card, images).map_err(|e| {
         use sys::cudaError_enum::*;
         let error = Error::user(format!("{name} ({}) cannot be opened: {}", card.name, words(e)));
         match e.0 {
@@ -269,16 +309,45 @@ pub fn open(driver: Driver, ordinal: usize) -> Result<Arc<Loaded>> {
     Ok(loaded)
 }
 
-fn load(driver: Driver, card: &Card) -> std::result::Result<Loaded, DriverError> {
+/// Returns the code of each file of [`FILES`] for this driver.
+fn images(driver: Driver) -> Result<Vec<Ptx>> {
+    let image = |name: &&str| match driver {
+        Driver::Ptx(target) => ptx_text(name, target).map(Ptx::from_src),
+        _ => {
+            let code = FATBINS.iter().find(|(n, _)| n == name).map_or(&b"emulated"[..], |(_, code)| code);
+            Ok(Ptx::from_binary(code.to_vec()))
+        }
+    };
+    FILES.iter().map(image).collect()
+}
+
+/// Returns the PTX of a source file: NAME.TARGET.ptx in the folder MIPGPU_PTX_FOLDER if it is there, else that of the
+/// fatbin of this build.
+fn ptx_text(name: &str, target: Target) -> Result<String> {
+    let changed = std::env::var_os("MIPGPU_PTX_FOLDER")
+        .map(|folder| std::path::Path::new(&folder).join(format!("{name}.{}.ptx", target.number())))
+        .filter(|path| path.exists());
+    let built = || PTX.iter().find(|(n, t, _)| (*n, *t) == (name, target.number())).map(|(.., path)| path.into());
+    let Some(path) = changed.or_else(built) else {
+        return Err(Error::internal(format!("there is no PTX of {name}.cu for {target:?}")));
+    };
+    let text = std::fs::read(&path).map_err(|e| {
+        Error::user(format!("{}: {e}", path.display())).hint("this program runs PTX only in the clone that built it")
+    })?;
+    // The image in a fatbin ends in zeros.
+    let end = text.iter().position(|b| *b == 0).unwrap_or(text.len());
+    String::from_utf8(text[..end].to_vec()).map_err(|e| Error::internal(format!("{}: {e}", path.display())))
+}
+
+fn load(driver: Driver, card: &Card, images: Vec<Ptx>) -> std::result::Result<Loaded, DriverError> {
     let context = CudaContext::new(card.ordinal)?;
     // SAFETY: a slice is used only on the stream of its backend, in order, so it needs no events of its own. Transfers
     // between streams wait explicitly (`transfer.rs`).
     unsafe { context.disable_event_tracking() };
     let stream = context.new_stream()?;
     let mut modules = Vec::new();
-    for name in FILES {
-        let code = FATBINS.iter().find(|(n, _)| n == name).map_or(&b"emulated"[..], |(_, code)| code);
-        modules.push(context.load_module(Ptx::from_binary(code.to_vec()))?);
+    for image in images {
+        modules.push(context.load_module(image)?);
     }
     let mut functions = Vec::new();
     for kernel in KERNELS {

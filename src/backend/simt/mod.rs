@@ -1,5 +1,5 @@
 /*! The CUDA backend: one file of launchers per op, over the kernels in `kernels/`. It is written once for the GPU and
-for the emulator (see [`driver`]).
+for the emulator and the interpreter of PTX (see [`driver`]).
 
 All memory of a plan is allocated when the backend opens. Scratch for partial sums is allocated before the first step,
 when the engine queries the need of every op of a step (`Run::need`). Work goes to one stream, in order. The first
@@ -44,6 +44,8 @@ mod mask_items;
 mod negative_loss;
 mod next_items;
 mod point_loss;
+#[cfg(emu)]
+pub mod ptx;
 mod rank;
 mod reduce;
 mod row_adamw;
@@ -170,7 +172,8 @@ impl Simt {
         if wgmma && !device.has_wgmma() {
             let (major, minor) = device.card.capability;
             let error = format!("MIPGPU_WGMMA=1: {} has compute capability {major}.{minor}", device.card.name);
-            let hint = "wgmma needs 9.0 (Hopper) and an nvcc that supports sm_90a: unset MIPGPU_WGMMA";
+            let hint = "wgmma needs 9.0 (Hopper) and an nvcc that supports sm_90a: unset MIPGPU_WGMMA; \
+                        of the interpreter's devices, ptx90a has it";
             return Err(Error::user(error).hint(hint));
         }
         let failed = |e: DriverError| {

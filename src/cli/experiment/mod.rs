@@ -74,7 +74,7 @@ pub struct Args {
     /// Number of threads per run
     #[arg(long, value_name = "N", default_value_t = 1)]
     threads: usize,
-    /// Device: auto, cpu, cuda, cuda:N, emu, reference
+    /// Device: auto, cpu, cuda, cuda:N, emu, ptx, ptx90a, reference
     #[arg(long, value_name = "DEVICE", default_value_t = Device::Auto)]
     device: Device,
     /// Run failed runs again
