@@ -53,6 +53,21 @@ fn blocks(text: &str) -> Vec<Block> {
     found
 }
 
+/// Returns the key of a user. The first ones are those of the pages.
+fn user(u: usize) -> String {
+    ["anna", "ben"].get(u).map_or(format!("u{u}"), |key| key.to_string())
+}
+
+/// Returns the key of an item. The first ones are those of the pages.
+fn item(i: usize) -> String {
+    ["tea", "cup", "teapot", "pot", "jug", "Tea, green"].get(i).map_or(format!("i{i}"), |key| key.to_string())
+}
+
+/// Returns a key as a cell of a CSV file.
+fn cell(key: &str) -> String {
+    if key.contains(',') { format!("\"{key}\"") } else { key.into() }
+}
+
 /// Creates the files that the commands of a page expect in their folder.
 fn inputs(folder: &Path) {
     let write = |name: &str, rows: &[String]| fs::write(folder.join(name), rows.join("\n") + "\n").unwrap();
@@ -63,24 +78,29 @@ fn inputs(folder: &Path) {
     let mut other = vec!["user,item,timestamp".to_string()];
     let mut events = Vec::new();
     for u in 0..300 {
+        let who = user(u);
         for t in 0..(8 + u % 25) {
-            let item = (u * 7 + t * (1 + u % 3) + (u * t) % 5) % 120;
+            let i = (u * 7 + t * (1 + u % 3) + (u * t) % 5) % 120;
             let time = 1_600_000_000 + u * 600 + t * 86_400;
-            log.push(format!("u{u},i{item},{time}"));
-            ratings.push(format!("u{u},i{item},{},{time}", 1 + (u + item) % 5));
-            shown.push(format!("u{u},i{item},{time},1"));
-            shown.push(format!("u{u},i{},{},0", (item * 11 + u) % 120, time + 5));
-            baskets.push(format!("u{u},i{item},{},o{u}x{}", time - t % 3 * 86_400, t / 3));
+            let (key, what) = (item(i), cell(&item(i)));
+            log.push(format!("{who},{what},{time}"));
+            ratings.push(format!("{who},{what},{},{time}", 1 + (u + i) % 5));
+            shown.push(format!("{who},{what},{time},1"));
+            shown.push(format!("{who},{},{},0", cell(&item((i * 11 + u) % 120)), time + 5));
+            baskets.push(format!("{who},{what},{},o{u}x{}", time - t % 3 * 86_400, t / 3));
             let kind = if t % 4 == 0 { "purchase" } else { "view" };
-            events
-                .push(format!("{{\"user\": \"u{u}\", \"item\": \"i{item}\", \"ts\": {time}, \"event\": \"{kind}\"}}"));
+            let event = serde_json::json!({"user": who, "item": key, "ts": time, "event": kind});
+            events.push(event.to_string());
             if u < 150 {
-                other.push(format!("u{u},m{},{time}", (u * 3 + t * 2) % 60));
+                other.push(format!("{who},m{},{time}", (u * 3 + t * 2) % 60));
             }
         }
     }
     let mut items = vec!["item,title,category,brand,price".to_string()];
-    items.extend((0..120).map(|i| format!("i{i},Item number {i},c{},b{},{}.50", i % 7, i % 13, 5 + i % 40)));
+    items.extend((0..120).map(|i| {
+        let key = cell(&item(i));
+        format!("{key},Item number {i},c{},b{},{}.50", i % 7, i % 13, 5 + i % 40)
+    }));
     for (name, rows) in [
         ("log.csv", log),
         ("ratings.csv", ratings),
@@ -125,7 +145,8 @@ fn programs(folder: &Path) {
     );
 }
 
-/// Runs the blocks of a page in one folder. Returns how many ran, and an error for each that failed.
+/// Runs the blocks of a page in one folder. Returns how many ran, and an error for each that failed. A block after
+/// `<!-- file: NAME -->` is the text of that file.
 fn run(page: &Path) -> (usize, Vec<String>) {
     let text = fs::read_to_string(page).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -136,6 +157,10 @@ fn run(page: &Path) -> (usize, Vec<String>) {
     let (mut ran, mut faults) = (0, Vec::new());
     for block in blocks(&text) {
         let place = format!("{}:{}", page.strip_prefix(ROOT).unwrap_or(page).display(), block.line);
+        let file = block.before.strip_prefix("<!-- file: ").and_then(|rest| rest.strip_suffix(" -->"));
+        if let Some(file) = file {
+            fs::write(work.join(file), &block.text).unwrap();
+        }
         match block.info.as_str() {
             "sh" => ran += 1,
             "sh,ignore" if block.before.starts_with("<!-- not run: ") => continue,
