@@ -1,8 +1,10 @@
-//! Tests the documentation: every `sh` block of README.md and docs/ runs, every link resolves, and no line is longer
-//! than 120 columns. The figure of the README is drawn from the committed reports.
+//! Tests the documentation: every `sh` block of README.md and docs/ runs, the program accepts the commands of all blocks
+//! of all pages, every link resolves, and no line is longer than 120 columns. The figure of the README is drawn from the
+//! committed reports.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     fmt::Write as _,
     fs,
     os::unix::fs::PermissionsExt,
@@ -229,6 +231,140 @@ fn every_command_block_runs() {
     let (ran, faults) = found.into_inner().unwrap();
     assert!(faults.is_empty(), "{}", faults.join("\n\n"));
     assert!(ran > 30 || !only.is_empty(), "only {ran} blocks ran");
+}
+
+/// Splits a block into its commands, and those into words, as a shell does: quotes, comments and continued lines. Each
+/// command of a pipe or list is separate, and so is the target of a redirection.
+fn commands(text: &str) -> Vec<Vec<String>> {
+    let (mut all, mut command, mut word) = (Vec::new(), Vec::new(), None::<String>);
+    let (mut quote, mut comment) = (None, false);
+    for c in text.replace("\\\n", " ").chars().chain(['\n']) {
+        match (quote, c) {
+            _ if comment && c != '\n' => {}
+            (Some(q), _) if q == c => quote = None,
+            (Some(_), _) => word.get_or_insert_default().push(c),
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, '#') if word.is_none() => comment = true,
+            (None, ' ' | '\n' | '|' | '&' | ';' | '<' | '>') => {
+                command.extend(word.take());
+                if c != ' ' {
+                    all.push(std::mem::take(&mut command));
+                }
+                comment = false;
+            }
+            (None, _) => word.get_or_insert_default().push(c),
+        }
+    }
+    all.retain(|words| !words.is_empty());
+    all
+}
+
+/// Returns the words that a command passes to the program, if it runs it: at any path, under another program, or with
+/// `cargo run`.
+fn passed(command: &[String]) -> Option<&[String]> {
+    let after = |word: &str| command.iter().position(|w| w == word).map(|at| &command[at + 1..]);
+    let program = command.iter().position(|w| w == "mipgpu" || w.ends_with("/mipgpu"));
+    match program {
+        Some(at) => Some(&command[at + 1..]),
+        None if after("cargo")?.first()? == "run" && after("--example").is_none() => after("--"),
+        None => None,
+    }
+}
+
+#[test]
+fn commands_are_split_as_a_shell_does() {
+    let text = "A=1 a/mipgpu x 'b c' \"d\" # note 'e\n\n  cargo run --release -- f \\\n  g#h | k > l; mipgpu\n\
+                cargo run --example m -- n && cargo test -- o\n";
+    let all = commands(text);
+    let lines: Vec<String> = all.iter().map(|words| words.join("_")).collect();
+    assert_eq!(
+        lines,
+        [
+            "A=1_a/mipgpu_x_b c_d",
+            "cargo_run_--release_--_f_g#h",
+            "k",
+            "l",
+            "mipgpu",
+            "cargo_run_--example_m_--_n",
+            "cargo_test_--_o"
+        ]
+    );
+    let passed: Vec<Option<String>> = all.iter().map(|words| passed(words).map(|words| words.join("_"))).collect();
+    let some = |text: &str| Some(text.to_string());
+    assert_eq!(passed, [some("x_b c_d"), some("f_g#h"), None, None, some(""), None, None]);
+}
+
+/// Also those of blocks that are not run, and those for developers.
+#[test]
+fn the_program_accepts_the_commands_of_all_blocks() {
+    let (mut tried, mut faults) = (0, Vec::new());
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for block in blocks(&text).iter().filter(|block| ["sh", "sh,ignore"].contains(&block.info.as_str())) {
+            for command in commands(&block.text) {
+                let Some(words) = passed(&command) else { continue };
+                // A search is followed by the command that it repeats.
+                let repeated = words.first().is_some_and(|name| name == "search").then(|| {
+                    let at = words.iter().position(|word| word == "--");
+                    at.map_or(&[][..], |at| &words[at + 1..])
+                });
+                for words in std::iter::once(words).chain(repeated) {
+                    tried += 1;
+                    let line = std::iter::once("mipgpu").chain(words.iter().map(String::as_str)).map(OsString::from);
+                    if let Err(e) = mipgpu::cli::accepts(line) {
+                        faults.push(format!("{}:{}: mipgpu {}: {e}", page.display(), block.line, words.join(" ")));
+                    }
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(tried > 100, "only {tried} commands");
+    assert!(mipgpu::cli::accepts(["mipgpu", "trian"].map(OsString::from)).is_err());
+}
+
+/// Checks the targets of cargo that the pages name, and for `--test NAME MODULE::` the module of the test.
+#[test]
+fn the_targets_of_cargo_exist() {
+    let there = |path: &str| Path::new(ROOT).join(path).exists();
+    // Other names are placeholders, such as `NAME`.
+    let is_name = |word: &str| word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c));
+    let (mut tried, mut faults) = (0, Vec::new());
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for (i, line) in text.lines().enumerate() {
+            for command in line.split("cargo ").skip(1) {
+                // Up to the end of inline code.
+                let words: Vec<&str> = command.split(['`', '#']).next().unwrap().split_whitespace().collect();
+                for (at, word) in words.iter().enumerate() {
+                    let folder = match *word {
+                        "--test" => "tests",
+                        "--bench" => "benches",
+                        "--example" => "examples",
+                        _ => continue,
+                    };
+                    let Some(name) = words.get(at + 1).filter(|name| is_name(name)) else { continue };
+                    tried += 1;
+                    let target = format!("{folder}/{name}");
+                    if !there(&format!("{target}.rs")) && !there(&format!("{target}/main.rs")) {
+                        faults.push(format!("{}:{}: no target {target}", page.display(), i + 1));
+                    }
+                    let filters = words[at + 2..].iter().filter(|_| folder == "tests");
+                    for module in filters.filter_map(|filter| Some(filter.split_once("::")?.0)) {
+                        let file = format!("{target}/{module}");
+                        if is_name(module) && !there(&file) && !there(&format!("{file}.rs")) {
+                            faults.push(format!("{}:{}: no module {file}", page.display(), i + 1));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(tried > 20, "only {tried} targets");
 }
 
 /// Returns the anchors of a page, as GitHub makes them from its headings.
