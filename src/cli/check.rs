@@ -128,6 +128,6 @@ fn show(printer: &Printer, row: &CheckRow) {
         }));
         return;
     }
-    let verdict = fault.as_ref().map_or("ok".to_string(), |f| format!("FAILED\n    {f}"));
+    let verdict = fault.as_ref().map_or("ok".to_string(), |f| format!("FAILED\n    {}", f.replace('\n', "\n    ")));
     printer.result(format_args!("  {what:<44} {precision:<5} {cases:>5}  {forward:>8.2} {gradient:>9.2}   {verdict}"));
 }

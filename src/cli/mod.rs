@@ -176,6 +176,18 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
     }))
 }
 
+/// Checks that the program accepts these words, without running them. The first word is the name of the program.
+///
+/// # Errors
+/// They are not a command line of the program.
+pub fn accepts(words: impl IntoIterator<Item = OsString>) -> Result<()> {
+    let parsed = command().try_get_matches_from(with_values(words)).and_then(|found| Cli::from_arg_matches(&found));
+    match parsed {
+        Err(e) if e.use_stderr() => Err(expected::worded(&e)),
+        _ => Ok(()),
+    }
+}
+
 /// Rewrites a flag of a yes-or-no setting without a value, such as `--projection`, as `--projection=true`. The next
 /// word is its value only if it is `true` or `false`.
 fn with_values(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {

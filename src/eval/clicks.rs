@@ -21,9 +21,9 @@ is exact, because the ranks are summed as integers.
 A model's gain over the item rate comes from users.
 */
 
-use std::fmt::Write;
-
 use serde::Serialize;
+
+use crate::{base::table::Table, data::digits};
 
 /// Impressions at the base rate that are added to each item's own.
 pub const PRIOR: f64 = 20.0;
@@ -153,23 +153,16 @@ impl ClickReport {
     /// Returns the report as an aligned table.
     pub fn text(&self) -> String {
         let share = 100.0 * self.clicks as f64 / self.impressions.max(1) as f64;
-        let mut out = format!(
-            "\n{}: {} impressions, {share:.2} % clicked\n{:<24}{:>8}{:>10}{:>9}\n",
-            self.part,
-            crate::data::digits(self.impressions as u64),
-            "",
-            "AUC",
-            "log-loss",
-            "mean p"
-        );
-        let auc = |auc: Option<f64>| auc.map_or("-".to_string(), |x| format!("{x:.4}"));
+        let mut table = Table::new().left("").right("AUC").right("log-loss").right("mean p");
+        let cell = |x: Option<f64>| x.map_or("-".to_string(), |x| format!("{x:.4}"));
         for (name, m) in [("model", &self.model), ("item rate", &self.item_rate), ("base rate", &self.base_rate)] {
-            let _ = writeln!(out, "{name:<24}{:>8}{:>10.4}{:>9.4}", auc(m.auc), m.log_loss, m.mean_probability);
+            table.row([name.to_string(), cell(m.auc), cell(Some(m.log_loss)), cell(Some(m.mean_probability))]);
         }
         if self.run_score_auc.is_some() {
-            let _ = writeln!(out, "{:<24}{:>8}{:>10}{:>9}", "the run's score alone", auc(self.run_score_auc), "-", "-");
+            table.row(["the run's score alone".to_string(), cell(self.run_score_auc), cell(None), cell(None)]);
         }
-        out
+        let impressions = digits(self.impressions as u64);
+        format!("\n{}: {impressions} impressions, {share:.2} % clicked\n{table}", self.part)
     }
 }
 

@@ -22,7 +22,7 @@ use serde::Serialize;
 
 use super::{Encoder, ItemMap, Question};
 use crate::{
-    base::{Error, Result},
+    base::{Error, Result, table::Table},
     data::{
         Dataset, Vocab, digits,
         split::{HeldOut, SplitSpec, Summary},
@@ -294,14 +294,13 @@ impl RatingReport {
             let _ = writeln!(out, "         left out: {n} ratings of items that the model does not know");
         }
         let _ = writeln!(out, "range    predictions are clamped to {} to {}", self.range.0, self.range.1);
-        let _ =
-            writeln!(out, "\n{:<12}{:>10}{:>14}{:>14}{:>14}", "", "model", "user + item", "item mean", "global mean");
+        let mut table =
+            Table::new().left("").right("model").right("user + item").right("item mean").right("global mean");
         let all = [self.model, self.user_item, self.item_mean, self.global_mean];
         for (name, of) in [("RMSE", all.map(|e| e.rmse)), ("MAE", all.map(|e| e.mae))] {
-            let [m, u, i, g] = of;
-            let _ = writeln!(out, "  {name:<10}{m:>10.4}{u:>14.4}{i:>14.4}{g:>14.4}");
+            table.row([name.to_string()].into_iter().chain(of.map(|error| format!("{error:.4}"))));
         }
-        let _ = writeln!(out, "{BASELINES}");
+        let _ = writeln!(out, "\n{table}{BASELINES}");
         out
     }
 }

@@ -267,20 +267,20 @@ impl Protocol {
 
 /// Appends one table: a row per metric, a column for the model and each baseline.
 fn table(out: &mut String, title: &str, ranking: &Ranking, single: bool) {
-    let _ = write!(out, "\n{title:<44}{:>10}", "model");
+    let mut table = Table::new().left("metric").right("model");
     for (name, _) in ranking.beside() {
-        let _ = write!(out, "{name:>12}{:>9}", "ratio");
+        table.column(name, Align::Right);
+        table.column("ratio", Align::Right);
     }
-    out.push('\n');
     let mut row = |name: String, value: &dyn Fn(&Metrics) -> f64| {
         let model = value(&ranking.model);
-        let _ = write!(out, "  {name:<42}{model:>10.4}");
+        let mut cells = vec![name, format!("{model:.4}")];
         for (_, baseline) in ranking.beside() {
             let b = value(baseline);
-            let _ = write!(out, "{b:>12.4}");
-            let _ = if b > 0.0 { write!(out, "{:>9.2}", model / b) } else { write!(out, "{:>9}", "-") };
+            cells.push(format!("{b:.4}"));
+            cells.push(if b > 0.0 { format!("{:.2}", model / b) } else { "-".into() });
         }
-        out.push('\n');
+        table.row(cells);
     };
     let ks = || ranking.model.at.iter().map(|m| m.k).enumerate();
     for (i, k) in ks() {
@@ -298,6 +298,7 @@ fn table(out: &mut String, title: &str, ranking: &Ranking, single: bool) {
     if !single {
         row("MAP".into(), &|m| m.map);
     }
+    let _ = write!(out, "\n{title}\n{table}");
 }
 
 /// Appends a table with a row per slice; NDCG and HR at the k nearest to 10.

@@ -263,16 +263,21 @@ fn outcome<S: Scalar>(
     ExpectedOutputs(all)
 }
 
-/// Compares the outputs of `op` on the backend (before -> after) with the expected ones. Returns a message for
-/// every wrong field.
+/// The name of a field of an op in a message.
+fn named(what: &str, op: &dyn AnyOp, span: RawSpan) -> String {
+    format!("{what}: {}, field {} ({span:?})", op.name(), op.field_name(span).unwrap_or("?"))
+}
+
+/// Compares the outputs of `op` on the backend (before -> after) with the expected ones. Returns the largest share of
+/// a budget, and a message for every wrong field.
 fn compare(
     what: &str,
     op: &dyn AnyOp,
     outcome: &ExpectedOutputs,
     [got, before]: [&Snapshot<f32>; 2],
-) -> Result<f64, String> {
+) -> (f64, Vec<String>) {
     let mut wrong: Vec<String> = Vec::new();
-    let named = |span: RawSpan| format!("{what}: {}, field {}", op.name(), op.field_name(span).unwrap_or("?"));
+    let named = |span: RawSpan| named(what, op, span);
     let mut touched: Vec<RawSpan> = Vec::new();
     op.visit(&mut |access, span| {
         if access != Access::Read {
@@ -288,7 +293,7 @@ fn compare(
             Want::Ids(ids) => {
                 let have = &got.index[part];
                 if let Some(i) = (0..ids.len()).find(|i| have[*i] != ids[*i]) {
-                    wrong.push(format!("{} ({span:?}): [{i}] is {}, should be {}", named(*span), have[i], ids[i]));
+                    wrong.push(format!("{}: [{i}] is {}, should be {}", named(*span), have[i], ids[i]));
                 }
             }
             Want::Real(values, budget) => {
@@ -297,7 +302,7 @@ fn compare(
                     let same = (w.is_nan() && h.is_nan()) || *w == *h as f64;
                     if !same && (error.is_nan() || error > *budget) {
                         let size = format!("error {error:.2e} > {budget:.2e}");
-                        wrong.push(format!("{} ({span:?}): [{i}] is {h}, should be {w} ({size})", named(*span)));
+                        wrong.push(format!("{}: [{i}] is {h}, should be {w} ({size})", named(*span)));
                         break;
                     }
                     if !same {
@@ -322,7 +327,32 @@ fn compare(
             break;
         }
     }
-    if wrong.is_empty() { Ok(worst) } else { Err(wrong.join("\n")) }
+    (worst, wrong)
+}
+
+/// Compares two runs on the same input. Returns a message for every field of `op` whose bits differ.
+fn compare_bits(what: &str, op: &dyn AnyOp, [first, second]: [&Snapshot<f32>; 2]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    op.visit(&mut |access, span| {
+        if access == Access::Read {
+            return;
+        }
+        let part = span.range();
+        let differs = |i: usize| match span.arena() {
+            Arena::Index => {
+                let (a, b) = (first.index[i], second.index[i]);
+                (a != b).then(|| format!("{a}, then {b}"))
+            }
+            arena => {
+                let (a, b) = (first.real[arena as usize][i], second.real[arena as usize][i]);
+                (a.to_bits() != b.to_bits()).then(|| format!("{a}, then {b}"))
+            }
+        };
+        if let Some((i, values)) = part.clone().find_map(|i| Some((i - part.start, differs(i)?))) {
+            wrong.push(format!("{}: [{i}] is {values} for the same input", named(what, op, span)));
+        }
+    });
+    wrong
 }
 
 /// Checks that the op has used no more scratch memory than [`Run::need`] returns. A step that reserved that
@@ -341,10 +371,19 @@ fn within_need(k: &mut dyn Backend, op: &dyn AnyOp) -> Result<(), String> {
     }
 }
 
-/// Runs a case on a backend. Returns the state before and after the forward pass, and before and after the backward
-/// pass.
-/// No state of earlier runs of the backend remains.
-fn run_on(case: &Case, bwd: &dyn AnyOp, inputs: &Inputs, k: &mut dyn Backend) -> Result<[Snapshot<f32>; 4], String> {
+/// The states of one run of a case.
+struct Ran {
+    /// Before and after the forward pass, and before and after the backward pass.
+    states: [Snapshot<f32>; 4],
+    /// A message for every op that used more scratch memory than it declares.
+    over: Vec<String>,
+}
+
+/// Runs a case on a backend. No state of earlier runs of the backend remains.
+///
+/// # Errors
+/// The device fails.
+fn run_on(case: &Case, bwd: &dyn AnyOp, inputs: &Inputs, k: &mut dyn Backend) -> Result<Ran, String> {
     for a in REAL {
         let n = case.plan.len(a);
         k.write(case.plan.whole(a), &vec![BACKGROUND; n]);
@@ -356,15 +395,15 @@ fn run_on(case: &Case, bwd: &dyn AnyOp, inputs: &Inputs, k: &mut dyn Backend) ->
     let start = snapshot(k, &case.plan);
     k.scratch_taken();
     case.fwd.run_on(k);
-    within_need(k, &*case.fwd)?;
+    let mut over: Vec<String> = within_need(k, &*case.fwd).err().into_iter().collect();
     let forward = snapshot(k, &case.plan);
     poison(bwd, &mut |span, x| put(k, &case.plan, span, x));
     let middle = snapshot(k, &case.plan);
     bwd.run_on(k);
-    within_need(k, bwd)?;
+    over.extend(within_need(k, bwd).err());
     let end = snapshot(k, &case.plan);
     k.sync().map_err(|e| e.to_string())?;
-    Ok([start, forward, middle, end])
+    Ok(Ran { states: [start, forward, middle, end], over })
 }
 
 /// Writes the inputs of a case.
@@ -386,16 +425,54 @@ fn bits(s: &Snapshot<f32>) -> Vec<u32> {
 /// Runs a case on a backend created by `open`, in every mode of its gradients.
 ///
 /// # Errors
-/// The backend does not open, or a result differs from the expected one.
+/// The backend does not open, or results differ from the expected ones.
 pub fn parity(case: &Case, open: Open<'_>) -> Result<Parity, String> {
     let mut k = open(&case.plan).map_err(|e| format!("{}: {e}", case.name))?;
     parity_on(case, &expected(case, &[Numerics::of(&k)])[0], &mut *k)
 }
 
+/// Runs a case twice on a backend, in one mode of its gradients (in words: `gradients`). Returns the errors, unless the
+/// device failed, and a message for every fault.
+fn in_mode(
+    case: &Case,
+    (bwd, gradients): (&dyn AnyOp, &str),
+    inputs: &Inputs,
+    [forward, backward]: [&ExpectedOutputs; 2],
+    k: &mut dyn Backend,
+) -> (Option<Parity>, Vec<String>) {
+    let what = format!("case '{}'", case.name);
+    let (first, second) = (format!("{what}, forward"), format!("{what}, backward ({gradients})"));
+    let said = |e: String| format!("{what} ({gradients}): {e}");
+    let ran = match run_on(case, bwd, inputs, k) {
+        Ok(ran) => ran,
+        Err(e) => return (None, vec![said(e)]),
+    };
+    let [start, made, poisoned, end] = &ran.states;
+    let (fwd, mut wrong) = compare(&first, &*case.fwd, forward, [made, start]);
+    let (back, faults) = compare(&second, bwd, backward, [end, poisoned]);
+    wrong.extend(faults);
+    wrong.extend(ran.over.into_iter().map(said));
+    let again = match run_on(case, bwd, inputs, k) {
+        Ok(again) => again,
+        Err(e) => {
+            wrong.push(said(e));
+            return (None, wrong);
+        }
+    };
+    wrong.extend(again.over.into_iter().map(said));
+    let ends = [end, &again.states[3]];
+    if bits(ends[0]) != bits(ends[1]) {
+        let fields = [compare_bits(&first, &*case.fwd, ends), compare_bits(&second, bwd, ends)].concat();
+        let elsewhere = fields.is_empty().then(|| said("the same input gave other bits outside the fields".into()));
+        wrong.extend(fields.into_iter().chain(elsewhere));
+    }
+    (Some(Parity { forward: fwd, backward: back }), wrong)
+}
+
 /// Runs a case on a backend, in every mode of its gradients.
 ///
 /// # Errors
-/// A result differs from the expected one.
+/// Results differ from the expected ones. The error has a line for every wrong field in every mode.
 pub fn parity_on(case: &Case, expected: &Expected, k: &mut dyn Backend) -> Result<Parity, String> {
     let mut gradients = 0;
     case.bwd.in_modes(&mut |i| {
@@ -403,6 +480,7 @@ pub fn parity_on(case: &Case, expected: &Expected, k: &mut dyn Backend) -> Resul
         Mode::Write
     });
     let mut worst = Parity::default();
+    let mut wrong: Vec<String> = Vec::new();
     // All written, all accumulated, and each skipped once.
     for variant in 0..2 + gradients {
         let bwd = case.bwd.in_modes(&mut |i| match variant {
@@ -416,35 +494,32 @@ pub fn parity_on(case: &Case, expected: &Expected, k: &mut dyn Backend) -> Resul
             1 => "gradients added to".to_string(),
             _ => format!("gradient {} left out", variant - 2),
         };
-        let what = format!("case '{}'", case.name);
-        let (first, second) = (format!("{what}, forward"), format!("{what}, backward ({gradients})"));
-        let said = |e| format!("{what} ({gradients}): {e}");
-        let [start, forward, middle, end] = run_on(case, &*bwd, &expected.inputs, k).map_err(said)?;
-        let fwd = compare(&first, &*case.fwd, &expected.fwd, [&forward, &start]);
-        let back = compare(&second, &*bwd, &expected.bwd[(variant == 1) as usize], [&end, &middle]);
-        let (fwd, back) = match (fwd, back) {
-            (Ok(fwd), Ok(back)) => (fwd, back),
-            (Err(fwd), Err(back)) => return Err(format!("{fwd}\n{back}")),
-            (Err(e), _) | (_, Err(e)) => return Err(e),
-        };
-        worst = Parity { forward: worst.forward.max(fwd), backward: worst.backward.max(back) };
-        let again = run_on(case, &*bwd, &expected.inputs, k).map_err(said)?;
-        if bits(&again[3]) != bits(&end) {
-            return Err(format!("{what} ({gradients}): the same input gave other bits"));
+        let wanted = [&expected.fwd, &expected.bwd[(variant == 1) as usize]];
+        let (reached, found) = in_mode(case, (&*bwd, &gradients), &expected.inputs, wanted, k);
+        // The same fault of the forward pass occurs in every mode.
+        for fault in found {
+            if !wrong.contains(&fault) {
+                wrong.push(fault);
+            }
         }
+        // A failed device would report its error again in every other mode.
+        let Some(reached) = reached else { break };
+        worst.forward = worst.forward.max(reached.forward);
+        worst.backward = worst.backward.max(reached.backward);
     }
-    Ok(worst)
+    if wrong.is_empty() { Ok(worst) } else { Err(wrong.join("\n")) }
 }
 
 /// Returns the bits that a case leaves in all arenas, with all gradients written. They are independent of the thread
 /// order.
 ///
 /// # Errors
-/// The device fails.
+/// The device fails, or an op uses more scratch memory than it declares.
 pub fn fingerprint(case: &Case, open: Open<'_>) -> Result<Vec<u32>, String> {
     let bwd = case.bwd.in_modes(&mut |_| Mode::Write);
     let mut k = open(&case.plan).map_err(|e| e.to_string())?;
-    Ok(bits(&run_on(case, &*bwd, &case.inputs_f32(k.precision()), &mut *k)?[3]))
+    let ran = run_on(case, &*bwd, &case.inputs_f32(k.precision()), &mut *k)?;
+    if ran.over.is_empty() { Ok(bits(&ran.states[3])) } else { Err(ran.over.join("\n")) }
 }
 
 /// Fills a backend and runs a case on it, forward and backward, for backends that record.

@@ -1,8 +1,10 @@
-//! Tests the documentation: every `sh` block of README.md and docs/ runs, every link resolves, and no line is longer
-//! than 120 columns. The figure of the README is drawn from the committed reports.
+//! Tests the documentation: every `sh` block of README.md and docs/ runs, the program accepts the commands of all blocks
+//! of all pages, every link resolves, and no line is longer than 120 columns. The figure of the README is drawn from the
+//! committed reports.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     fmt::Write as _,
     fs,
     os::unix::fs::PermissionsExt,
@@ -53,6 +55,21 @@ fn blocks(text: &str) -> Vec<Block> {
     found
 }
 
+/// Returns the key of a user. The first ones are those of the pages.
+fn user(u: usize) -> String {
+    ["anna", "ben"].get(u).map_or(format!("u{u}"), |key| key.to_string())
+}
+
+/// Returns the key of an item. The first ones are those of the pages.
+fn item(i: usize) -> String {
+    ["tea", "cup", "teapot", "pot", "jug", "Tea, green"].get(i).map_or(format!("i{i}"), |key| key.to_string())
+}
+
+/// Returns a key as a cell of a CSV file.
+fn cell(key: &str) -> String {
+    if key.contains(',') { format!("\"{key}\"") } else { key.into() }
+}
+
 /// Creates the files that the commands of a page expect in their folder.
 fn inputs(folder: &Path) {
     let write = |name: &str, rows: &[String]| fs::write(folder.join(name), rows.join("\n") + "\n").unwrap();
@@ -63,24 +80,29 @@ fn inputs(folder: &Path) {
     let mut other = vec!["user,item,timestamp".to_string()];
     let mut events = Vec::new();
     for u in 0..300 {
+        let who = user(u);
         for t in 0..(8 + u % 25) {
-            let item = (u * 7 + t * (1 + u % 3) + (u * t) % 5) % 120;
+            let i = (u * 7 + t * (1 + u % 3) + (u * t) % 5) % 120;
             let time = 1_600_000_000 + u * 600 + t * 86_400;
-            log.push(format!("u{u},i{item},{time}"));
-            ratings.push(format!("u{u},i{item},{},{time}", 1 + (u + item) % 5));
-            shown.push(format!("u{u},i{item},{time},1"));
-            shown.push(format!("u{u},i{},{},0", (item * 11 + u) % 120, time + 5));
-            baskets.push(format!("u{u},i{item},{},o{u}x{}", time - t % 3 * 86_400, t / 3));
+            let (key, what) = (item(i), cell(&item(i)));
+            log.push(format!("{who},{what},{time}"));
+            ratings.push(format!("{who},{what},{},{time}", 1 + (u + i) % 5));
+            shown.push(format!("{who},{what},{time},1"));
+            shown.push(format!("{who},{},{},0", cell(&item((i * 11 + u) % 120)), time + 5));
+            baskets.push(format!("{who},{what},{},o{u}x{}", time - t % 3 * 86_400, t / 3));
             let kind = if t % 4 == 0 { "purchase" } else { "view" };
-            events
-                .push(format!("{{\"user\": \"u{u}\", \"item\": \"i{item}\", \"ts\": {time}, \"event\": \"{kind}\"}}"));
+            let event = serde_json::json!({"user": who, "item": key, "ts": time, "event": kind});
+            events.push(event.to_string());
             if u < 150 {
-                other.push(format!("u{u},m{},{time}", (u * 3 + t * 2) % 60));
+                other.push(format!("{who},m{},{time}", (u * 3 + t * 2) % 60));
             }
         }
     }
     let mut items = vec!["item,title,category,brand,price".to_string()];
-    items.extend((0..120).map(|i| format!("i{i},Item number {i},c{},b{},{}.50", i % 7, i % 13, 5 + i % 40)));
+    items.extend((0..120).map(|i| {
+        let key = cell(&item(i));
+        format!("{key},Item number {i},c{},b{},{}.50", i % 7, i % 13, 5 + i % 40)
+    }));
     for (name, rows) in [
         ("log.csv", log),
         ("ratings.csv", ratings),
@@ -125,7 +147,8 @@ fn programs(folder: &Path) {
     );
 }
 
-/// Runs the blocks of a page in one folder. Returns how many ran, and an error for each that failed.
+/// Runs the blocks of a page in one folder. Returns how many ran, and an error for each that failed. A block after
+/// `<!-- file: NAME -->` is the text of that file.
 fn run(page: &Path) -> (usize, Vec<String>) {
     let text = fs::read_to_string(page).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -136,6 +159,10 @@ fn run(page: &Path) -> (usize, Vec<String>) {
     let (mut ran, mut faults) = (0, Vec::new());
     for block in blocks(&text) {
         let place = format!("{}:{}", page.strip_prefix(ROOT).unwrap_or(page).display(), block.line);
+        let file = block.before.strip_prefix("<!-- file: ").and_then(|rest| rest.strip_suffix(" -->"));
+        if let Some(file) = file {
+            fs::write(work.join(file), &block.text).unwrap();
+        }
         match block.info.as_str() {
             "sh" => ran += 1,
             "sh,ignore" if block.before.starts_with("<!-- not run: ") => continue,
@@ -204,6 +231,140 @@ fn every_command_block_runs() {
     let (ran, faults) = found.into_inner().unwrap();
     assert!(faults.is_empty(), "{}", faults.join("\n\n"));
     assert!(ran > 30 || !only.is_empty(), "only {ran} blocks ran");
+}
+
+/// Splits a block into its commands, and those into words, as a shell does: quotes, comments and continued lines. Each
+/// command of a pipe or list is separate, and so is the target of a redirection.
+fn commands(text: &str) -> Vec<Vec<String>> {
+    let (mut all, mut command, mut word) = (Vec::new(), Vec::new(), None::<String>);
+    let (mut quote, mut comment) = (None, false);
+    for c in text.replace("\\\n", " ").chars().chain(['\n']) {
+        match (quote, c) {
+            _ if comment && c != '\n' => {}
+            (Some(q), _) if q == c => quote = None,
+            (Some(_), _) => word.get_or_insert_default().push(c),
+            (None, '\'' | '"') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, '#') if word.is_none() => comment = true,
+            (None, ' ' | '\n' | '|' | '&' | ';' | '<' | '>') => {
+                command.extend(word.take());
+                if c != ' ' {
+                    all.push(std::mem::take(&mut command));
+                }
+                comment = false;
+            }
+            (None, _) => word.get_or_insert_default().push(c),
+        }
+    }
+    all.retain(|words| !words.is_empty());
+    all
+}
+
+/// Returns the words that a command passes to the program, if it runs it: at any path, under another program, or with
+/// `cargo run`.
+fn passed(command: &[String]) -> Option<&[String]> {
+    let after = |word: &str| command.iter().position(|w| w == word).map(|at| &command[at + 1..]);
+    let program = command.iter().position(|w| w == "mipgpu" || w.ends_with("/mipgpu"));
+    match program {
+        Some(at) => Some(&command[at + 1..]),
+        None if after("cargo")?.first()? == "run" && after("--example").is_none() => after("--"),
+        None => None,
+    }
+}
+
+#[test]
+fn commands_are_split_as_a_shell_does() {
+    let text = "A=1 a/mipgpu x 'b c' \"d\" # note 'e\n\n  cargo run --release -- f \\\n  g#h | k > l; mipgpu\n\
+                cargo run --example m -- n && cargo test -- o\n";
+    let all = commands(text);
+    let lines: Vec<String> = all.iter().map(|words| words.join("_")).collect();
+    assert_eq!(
+        lines,
+        [
+            "A=1_a/mipgpu_x_b c_d",
+            "cargo_run_--release_--_f_g#h",
+            "k",
+            "l",
+            "mipgpu",
+            "cargo_run_--example_m_--_n",
+            "cargo_test_--_o"
+        ]
+    );
+    let passed: Vec<Option<String>> = all.iter().map(|words| passed(words).map(|words| words.join("_"))).collect();
+    let some = |text: &str| Some(text.to_string());
+    assert_eq!(passed, [some("x_b c_d"), some("f_g#h"), None, None, some(""), None, None]);
+}
+
+/// Also those of blocks that are not run, and those for developers.
+#[test]
+fn the_program_accepts_the_commands_of_all_blocks() {
+    let (mut tried, mut faults) = (0, Vec::new());
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for block in blocks(&text).iter().filter(|block| ["sh", "sh,ignore"].contains(&block.info.as_str())) {
+            for command in commands(&block.text) {
+                let Some(words) = passed(&command) else { continue };
+                // A search is followed by the command that it repeats.
+                let repeated = words.first().is_some_and(|name| name == "search").then(|| {
+                    let at = words.iter().position(|word| word == "--");
+                    at.map_or(&[][..], |at| &words[at + 1..])
+                });
+                for words in std::iter::once(words).chain(repeated) {
+                    tried += 1;
+                    let line = std::iter::once("mipgpu").chain(words.iter().map(String::as_str)).map(OsString::from);
+                    if let Err(e) = mipgpu::cli::accepts(line) {
+                        faults.push(format!("{}:{}: mipgpu {}: {e}", page.display(), block.line, words.join(" ")));
+                    }
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(tried > 100, "only {tried} commands");
+    assert!(mipgpu::cli::accepts(["mipgpu", "trian"].map(OsString::from)).is_err());
+}
+
+/// Checks the targets of cargo that the pages name, and for `--test NAME MODULE::` the module of the test.
+#[test]
+fn the_targets_of_cargo_exist() {
+    let there = |path: &str| Path::new(ROOT).join(path).exists();
+    // Other names are placeholders, such as `NAME`.
+    let is_name = |word: &str| word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c));
+    let (mut tried, mut faults) = (0, Vec::new());
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for (i, line) in text.lines().enumerate() {
+            for command in line.split("cargo ").skip(1) {
+                // Up to the end of inline code.
+                let words: Vec<&str> = command.split(['`', '#']).next().unwrap().split_whitespace().collect();
+                for (at, word) in words.iter().enumerate() {
+                    let folder = match *word {
+                        "--test" => "tests",
+                        "--bench" => "benches",
+                        "--example" => "examples",
+                        _ => continue,
+                    };
+                    let Some(name) = words.get(at + 1).filter(|name| is_name(name)) else { continue };
+                    tried += 1;
+                    let target = format!("{folder}/{name}");
+                    if !there(&format!("{target}.rs")) && !there(&format!("{target}/main.rs")) {
+                        faults.push(format!("{}:{}: no target {target}", page.display(), i + 1));
+                    }
+                    let filters = words[at + 2..].iter().filter(|_| folder == "tests");
+                    for module in filters.filter_map(|filter| Some(filter.split_once("::")?.0)) {
+                        let file = format!("{target}/{module}");
+                        if is_name(module) && !there(&file) && !there(&format!("{file}.rs")) {
+                            faults.push(format!("{}:{}: no module {file}", page.display(), i + 1));
+                        }
+                    }
+                }
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+    assert!(tried > 20, "only {tried} targets");
 }
 
 /// Returns the anchors of a page, as GitHub makes them from its headings.

@@ -338,7 +338,7 @@ fn personal_frequency_by_hand() {
     assert_eq!(ranks(&valid).1, [vec![("b", 3), ("d", 5)], vec![("d", 2)], vec![("e", 4)]]);
     let (text, json) = (report.text(), report.json());
     assert!(
-        text.contains("popularity    ratio    personal    ratio") && text.contains("personal: items by the number"),
+        text.contains("popularity  ratio  personal  ratio") && text.contains("personal: items by the number"),
         "{text}"
     );
     assert_eq!(json["full"]["personal_frequency"]["at"][1]["k"], 3);

@@ -7,6 +7,9 @@
 mod common;
 #[path = "../evaluation/mod.rs"]
 mod evaluation;
+#[allow(dead_code, reason = "shared with other test binaries")]
+#[path = "../proofs/mod.rs"]
+mod proofs;
 
 mod by_rows;
 mod caser_conv;

@@ -33,7 +33,8 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// Runs one case, called `what` in the report. A panic is a failure of this case alone.
+    /// Runs one case, called `what` in the report. A panic is a failure of this case alone. A case with several faults
+    /// returns one in each line.
     pub fn of(&mut self, what: &str, case: impl FnOnce() -> std::result::Result<(), String>) {
         self.tried += 1;
         match catch_unwind(AssertUnwindSafe(case)) {
@@ -41,6 +42,13 @@ impl Failures {
             Ok(Err(e)) => self.all.push(format!("{what}: {e}")),
             Err(panic) => self.all.push(format!("{what}: panicked: {}", words(&*panic))),
         }
+    }
+
+    /// Adds those of another part of the suite.
+    pub fn and(mut self, others: Failures) -> Failures {
+        self.tried += others.tried;
+        self.all.extend(others.all);
+        self
     }
 
     /// Cases run so far.

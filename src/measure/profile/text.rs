@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::{Profile, ProfileRow};
 use crate::{
+    base::table::{Align, Table},
     data::digits,
     page::{NOTHING, plain},
 };
@@ -191,19 +192,12 @@ pub fn text(p: &Profile) -> String {
     facts(p).iter().for_each(|(name, value)| {
         let _ = writeln!(out, "{name:<9}{value}");
     });
-    out.push('\n');
-    let _ =
-        writeln!(out, "{:<14}{:>10}{:>10}{:>10}{:>10}{:>7}", "whole steps", "median ms", "p20", "p80", "mean", "share");
+    let mut steps = Table::new().left("whole steps").right("median ms").right("p20").right("p80").right("mean");
+    steps.column("share", Align::Right);
+    steps.column("", Align::Left);
     let mut row = |name: &str, s: super::Spread, says: &str| {
         let share = percent(s.mean / w.wall.mean);
-        let _ = writeln!(
-            out,
-            "{name:<14}{:>10}{:>10}{:>10}{:>10}{share:>9}  {says}",
-            ms(s.median),
-            ms(s.p20),
-            ms(s.p80),
-            ms(s.mean)
-        );
+        steps.row([name, &ms(s.median), &ms(s.p20), &ms(s.p80), &ms(s.mean), &share, says]);
     };
     let rates = format!(
         "{} interactions/s, {} sequences/s",
@@ -212,7 +206,7 @@ pub fn text(p: &Profile) -> String {
     );
     row("step", w.wall, &rates);
     pieces(p).iter().for_each(|(name, spread, says)| row(&format!("  {name}"), *spread, says));
-    let _ = writeln!(out, "\n{}", beside(p));
+    let _ = writeln!(out, "\n{steps}\n{}", beside(p));
     let _ = writeln!(out, "Shuffling the users takes {} ms per epoch.", ms(w.shuffle));
     if let Some(says) = validation(p) {
         let _ = writeln!(out, "{says}");
@@ -221,10 +215,11 @@ pub fn text(p: &Profile) -> String {
     table(&mut out, "phase", &p.phases, |r| r.phase.map_or("", |p| p.word()).to_string());
     table(&mut out, "op", &p.ops, |r| r.op.clone());
     table(&mut out, "layer", &p.layers, |r| r.layer.clone());
-    let _ = writeln!(out, "\n{:<22}{:>12}", "memory", "bytes");
+    let mut kinds = Table::new().left("memory").right("bytes");
     for (name, bytes) in memory(p) {
-        let _ = writeln!(out, "{name:<22}{:>12}", bytes.map_or(NOTHING.into(), |b| size(b as f64)));
+        kinds.row([name, &bytes.map_or(NOTHING.into(), |b| size(b as f64))]);
     }
+    let _ = write!(out, "\n{kinds}");
     out
 }
 
@@ -236,20 +231,17 @@ pub(super) const COLUMNS: [&str; 3] = [
 ];
 
 fn table(out: &mut String, what: &str, rows: &[ProfileRow], name: impl Fn(&ProfileRow) -> String) {
-    let wide = rows.iter().map(|r| name(r).chars().count()).max().unwrap_or(0).max(14) + 1;
-    let _ = writeln!(
-        out,
-        "\n{what:<wide$}{:>7}{:>10}{:>9}{:>9}{:>9}{:>8}{:>9}{:>8}  roofline",
-        "calls", "ms/step", "share", "idle ms", "MFLOP", "MB", "GFLOP/s", "GB/s"
-    );
+    let mut table = Table::new().left(what);
+    for head in ["calls", "ms/step", "share", "idle ms", "MFLOP", "MB", "GFLOP/s", "GB/s"] {
+        table.column(head, Align::Right);
+    }
+    table.column("roofline", Align::Left);
     for r in rows {
         let roof = match (r.roof, r.bound) {
             (Some(roof), Some(bound)) => format!("{} of {}", percent(roof), bound.word()),
             _ => NOTHING.into(),
         };
-        let _ = writeln!(
-            out,
-            "{:<wide$}{:>7}{:>10}{:>9}{:>9}{:>9}{:>8}{:>9}{:>8}  {roof}",
+        table.row([
             name(r),
             calls(r.calls),
             ms(r.seconds),
@@ -258,7 +250,9 @@ fn table(out: &mut String, what: &str, rows: &[ProfileRow], name: impl Fn(&Profi
             rate(r.flop * 1e-6),
             rate(r.bytes * 1e-6),
             rate(r.gflops),
-            rate(r.gbps)
-        );
+            rate(r.gbps),
+            roof,
+        ]);
     }
+    let _ = write!(out, "\n{table}");
 }

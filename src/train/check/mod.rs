@@ -31,7 +31,7 @@ pub struct CheckRow {
     pub cases: usize,
     /// At most 1 if correct: (forward results, gradients); for a whole step, (loss, gradients).
     pub worst: (f64, f64),
-    /// The first case that failed, and how.
+    /// The first case that failed, and how: a line for every fault.
     pub fault: Option<String>,
 }
 
@@ -161,8 +161,10 @@ fn prove_steps(
             for (((_, s), expected), rows) in part.iter().zip(&expected).zip(&mut rows) {
                 for (row, kind) in rows.iter_mut().zip(&kinds) {
                     let got = step(s, expected.seed, &|plan| backend::open(device, row.precision, plan), values)?;
-                    let (worst, fault) = expected.compare(&got, *kind);
-                    row.add(worst, fault.map(|f| if seed == 0 { f } else { format!("seed {seed}: {f}") }));
+                    let (worst, faults) = expected.compare(&got, *kind);
+                    let said = |f: &String| if seed == 0 { f.clone() } else { format!("seed {seed}: {f}") };
+                    let faults: Vec<String> = faults.iter().map(said).collect();
+                    row.add(worst, (!faults.is_empty()).then(|| faults.join("\n")));
                 }
             }
         }

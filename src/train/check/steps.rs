@@ -177,16 +177,16 @@ impl Expected {
         (budget(&[plain.loss], &[self.exact.loss]), gradients.map(|(plain, exact)| budget(plain, exact)).collect())
     }
 
-    /// Compares the step of a device: returns the errors of loss and gradients as shares of their budgets, and
-    /// the first fault.
-    pub fn compare(&self, got: &Step<f64>, kind: Numerics) -> ((f64, f64), Option<String>) {
+    /// Compares the step of a device: returns the errors of loss and gradients as shares of their budgets, and all
+    /// faults.
+    pub fn compare(&self, got: &Step<f64>, kind: Numerics) -> ((f64, f64), Vec<String>) {
         let (loss, gradients) = self.budgets(kind);
-        let mut fault = None;
+        let mut faults = Vec::new();
         let mut compare = |name: &str, error: f64, budget: f64| {
             // A parameter that nothing depends on has a gradient of exact zeros and a budget of 0.
             let share = if error == 0.0 { 0.0 } else { error / budget };
             if share.is_nan() || share > 1.0 {
-                fault.get_or_insert(format!("{name}: error {error:.2e}, allowed {budget:.2e}"));
+                faults.push(format!("{name}: error {error:.2e}, allowed {budget:.2e}"));
             }
             share
         };
@@ -198,9 +198,9 @@ impl Expected {
             worst = if share.is_nan() { share } else { worst.max(share) };
         }
         if got.update.is_nan() || got.update > 1.0 {
-            fault.get_or_insert(format!("an updated weight is off by {:.1} times what is allowed", got.update));
+            faults.push(format!("an updated weight is off by {:.1} times what is allowed", got.update));
         }
-        ((forward, worst), fault)
+        ((forward, worst), faults)
     }
 }
 
