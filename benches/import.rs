@@ -42,7 +42,7 @@ fn main() {
     let options =
         ImportOptions { memory_bytes: memory_mb << 20, min_user: min(3), min_item: min(4), ..ImportOptions::default() };
     let cpu = cpu_seconds();
-    let summary = import(&[log], &out, &options, &mut |line| eprintln!("{line}")).expect("the log is good");
+    let summary = import(&[log], &out, &options, &mut |notice| eprintln!("{notice}")).expect("the log is good");
     println!(
         "import     {:.1} s ({:.1} s of CPU), {:.2} million rows/s, budget {memory_mb} MiB, peak RSS {} MiB",
         summary.seconds,

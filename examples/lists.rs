@@ -13,8 +13,8 @@ fn main() -> mipgpu::Result<()> {
     let (log, out) = (words.next(), words.next().unwrap_or("lists-example".into()));
     let data = match log {
         Some(log) => {
-            let summary = mipgpu::import(&[log], &out.join("data"), &ImportOptions::default(), &mut |line| {
-                eprintln!("{line}");
+            let summary = mipgpu::import(&[log], &out.join("data"), &ImportOptions::default(), &mut |notice| {
+                eprintln!("{notice}");
             })?;
             eprintln!("{} interactions", summary.interactions);
             Dataset::open(&out.join("data"))?

@@ -72,7 +72,7 @@ mod internal {
 
 pub use api::{Run, TrainedRun, Training};
 pub use backend::Device;
-pub use base::{Error, Result, error::ErrorKind};
+pub use base::{Error, Notice, Result, error::ErrorKind};
 pub use data::{Dataset, Vocab, split::SplitSpec};
 #[cfg(feature = "import")]
 pub use data::{ImportOptions, ImportSummary, import, import_sample};

@@ -1,4 +1,5 @@
-//! Shared foundations: errors with hints, counter-based random numbers, distributions to draw from, text tables.
+//! Shared foundations: errors with hints, notices, counter-based random numbers, distributions to draw from, text
+//! tables.
 
 pub mod alias;
 pub mod atomic;
@@ -8,3 +9,4 @@ pub mod rng;
 pub mod table;
 
 pub use error::{Error, Result};
+pub use notice::Notice;

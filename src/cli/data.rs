@@ -62,6 +62,6 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         (None, url) => Source::Url(url.unwrap_or_else(|| known.url.into())),
     };
     printer.say(format!("{}: {}", known.title, known.terms));
-    let summary = get(known, &from, &out, args.force, Some(cancel), &mut |line| printer.talk(line))?;
+    let summary = get(known, &from, &out, args.force, Some(cancel), &mut |notice| printer.notice(notice))?;
     finish(&out, &summary, &ImportOptions::default(), "data", &printer)
 }

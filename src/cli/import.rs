@@ -195,7 +195,7 @@ pub fn run(args: Args, printer: Printer) -> Result<()> {
         cancel: Some(cancel),
         ..ImportOptions::default()
     };
-    let summary = import(&args.sources, &args.out, &options, &mut |line| printer.talk(line))?;
+    let summary = import(&args.sources, &args.out, &options, &mut |notice| printer.notice(notice))?;
     finish(&args.out, &summary, &options, "import", &printer)
 }
 

@@ -142,6 +142,7 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             command = with_all_flags(command);
         }
     }
+    let told = events(&words);
     let parsed = command.try_get_matches_from(words).and_then(|found| Cli::from_arg_matches(&found));
     let cli = match parsed {
         Ok(cli) => cli,
@@ -149,10 +150,10 @@ pub fn main_with(words: impl IntoIterator<Item = OsString>) -> ExitCode {
             let _ = e.print();
             return ExitCode::from(u8::from(e.use_stderr()));
         }
-        Err(e) => return ExitCode::from(printer::report(&expected::worded(&e))),
+        Err(e) => return ExitCode::from(Printer { events: told, ..Printer::default() }.error(&expected::worded(&e))),
     };
-    let printer = Printer { quiet: cli.quiet, json: cli.json };
-    ExitCode::from(exit_code(|| match cli.command {
+    let printer = Printer { quiet: cli.quiet, json: cli.json, events: told };
+    ExitCode::from(exit_code(printer, || match cli.command {
         Command::Import(args) => import::run(args, printer),
         Command::Data(args) => data::run(args, printer),
         Command::Split(args) => split::run(args, printer),
@@ -206,6 +207,17 @@ fn with_values(words: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     all
 }
 
+/// Commands that print warnings and errors as events with `--json`. `experiment` and `search` run them and read these.
+const WITH_EVENTS: [&str; 3] = ["train", "finetune", "eval"];
+
+/// Returns whether a command line, which may be invalid, asks for warnings and errors as events.
+fn events(words: &[OsString]) -> bool {
+    // The flags before a command have no values.
+    let command = words.iter().skip(1).find(|word| !word.to_string_lossy().starts_with('-'));
+    command.is_some_and(|command| WITH_EVENTS.iter().any(|name| command == name))
+        && words.iter().take_while(|word| *word != "--").any(|word| word == "--json")
+}
+
 /// The flag that prints the full help of a command, with all settings.
 const HELP_ALL: &str = "--help-all";
 
@@ -245,11 +257,11 @@ fn clap_error(e: &clap::Error) -> Error {
 }
 
 /// Runs a command, reports its error and returns the exit code. A panic is a failure of the program.
-fn exit_code(command: impl FnOnce() -> Result<()>) -> u8 {
+fn exit_code(printer: Printer, command: impl FnOnce() -> Result<()>) -> u8 {
     let done = catch_unwind(AssertUnwindSafe(command)).unwrap_or_else(|_| {
         Err(Error::internal("mipgpu stopped because of a bug").hint("please report the lines above and the command"))
     });
-    done.map_or_else(|e| printer::report(&e), |()| 0)
+    done.map_or_else(|e| printer.error(&e), |()| 0)
 }
 
 /// Creates a pool of `threads` workers, by default one per core. Work runs inside the pool, so that a step queues and
@@ -281,7 +293,20 @@ mod tests {
     }
 
     #[test]
+    fn commands_that_others_run_print_their_errors_as_events() {
+        let asked = |text: &str| events(&text.split(' ').map(OsString::from).collect::<Vec<_>>());
+        for text in ["mipgpu train data --json", "mipgpu -q --json eval run", "mipgpu finetune --json --no-such-flag"] {
+            assert!(asked(text), "{text}");
+        }
+        for text in ["mipgpu train data", "mipgpu --json", "mipgpu runs train --json", "mipgpu search -- train --json"]
+        {
+            assert!(!asked(text), "{text}");
+        }
+    }
+
+    #[test]
     fn exit_codes_tell_whose_fault_it_is() {
+        let exit_code = |command: fn() -> Result<()>| exit_code(Printer::default(), command);
         assert_eq!(exit_code(|| Ok(())), 0);
         assert_eq!(exit_code(|| Err(Error::user("yours"))), 1);
         assert_eq!(exit_code(|| Err(Error::internal("ours"))), 2);

@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn what_a_device_computes_in_is_not_measured() {
-        let (file, printer) = (SettingsFile::default(), Printer { quiet: true, json: false });
+        let (file, printer) = (SettingsFile::default(), Printer { quiet: true, ..Printer::default() });
         for (device, expected) in [(Device::Emulator, Numbers::Bf16), (Device::Reference, Numbers::F32)] {
             let place = PlaceFlags { device: Some(device), threads: None };
             let mut flags = Flags { precision: Some(Numbers::Fastest), ..Flags::default() };

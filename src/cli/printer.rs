@@ -3,10 +3,9 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use crate::{
-    base::{Error, error::ErrorKind, notice},
-    data::WARNING,
-};
+use serde_json::json;
+
+use crate::base::{Error, Notice, error::ErrorKind};
 
 /// The output options of the user.
 #[derive(Clone, Copy, Debug, Default)]
@@ -15,6 +14,8 @@ pub struct Printer {
     pub quiet: bool,
     /// Prints results as JSON, one object per line.
     pub json: bool,
+    /// Prints warnings and errors also as JSON to stdout, for the program that reads it.
+    pub events: bool,
 }
 
 impl Printer {
@@ -47,17 +48,35 @@ impl Printer {
         }
     }
 
-    /// Prints a message from a module that does not print. A line that begins with `warning: ` is a warning.
-    pub fn talk(&self, line: &str) {
-        match line.strip_prefix(WARNING) {
-            Some(warning) => self.warn(warning),
-            None => self.say(line),
+    /// Prints a notice of a module that does not print.
+    pub fn notice(&self, notice: Notice) {
+        match notice {
+            Notice::Info(text) => self.say(text),
+            Notice::Warning(text) => self.warn(text),
         }
     }
 
     /// Prints a warning; the work continues. `--quiet` suppresses it.
-    pub fn warn(&self, line: impl std::fmt::Display) {
-        self.say(format_args!("{}{line}", notice::WARNING));
+    pub fn warn(&self, text: impl std::fmt::Display) {
+        let text = text.to_string();
+        self.say(format_args!("mipgpu: warning: {text}"));
+        if !self.quiet {
+            self.tell(&json!({"event": "warning", "text": text}));
+        }
+    }
+
+    /// Prints the error that ends the command, and returns the exit code.
+    pub fn error(&self, e: &Error) -> u8 {
+        let code = report(e);
+        self.tell(&json!({"event": "error", "what": e.what, "hint": e.hint}));
+        code
+    }
+
+    /// Prints an event that is also on stderr. Without a reader nothing is lost.
+    fn tell(&self, event: &serde_json::Value) {
+        if self.events {
+            let _ = writeln!(io::stdout().lock(), "{event}");
+        }
     }
 
     /// Returns whether to show a progress bar: stderr is a terminal, and neither `--quiet` nor `--json` is given.
@@ -66,9 +85,10 @@ impl Printer {
     }
 }
 
-/// Prints an error as `mipgpu: error: what` with its hint, and returns the exit code.
+/// Prints an error as `mipgpu: error: what` with its hint to stderr, and returns the exit code. It never waits for the
+/// reader of the results.
 pub fn report(e: &Error) -> u8 {
-    let _ = writeln!(io::stderr().lock(), "{}{e}", notice::ERROR);
+    let _ = writeln!(io::stderr().lock(), "mipgpu: error: {e}");
     match e.kind {
         ErrorKind::User => 1,
         ErrorKind::Internal => 2,

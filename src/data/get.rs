@@ -21,7 +21,7 @@ use flate2::read::GzDecoder;
 use zip::ZipArchive;
 
 use crate::{
-    base::{Error, Result, error::IoContext},
+    base::{Error, Notice, Result, error::IoContext},
     data::{
         ImportOptions, ImportSummary, digits, import,
         import::DATA_SET,
@@ -53,7 +53,7 @@ pub fn get(
     out: &Path,
     force: bool,
     cancel: Option<Arc<AtomicBool>>,
-    report: &mut dyn FnMut(&str),
+    report: &mut dyn FnMut(Notice),
 ) -> Result<ImportSummary> {
     // Checked before the download.
     check_free(out, DATA_SET, force)?;
@@ -88,7 +88,8 @@ pub fn get(
                 .hint(format!("it is altered, truncated or from another data set; the original: {}", known.url))
         })?;
     }
-    report(&format!("{}: {} and {} are the originals", known.title, known.log.name, known.items.name));
+    let names = (known.log.name, known.items.name);
+    report(Notice::Info(format!("{}: {} and {} are the originals", known.title, names.0, names.1)));
 
     let aside = Aside::new(out)?;
     let (log_path, table_path) = (aside.0.join(known.log.name), aside.0.join("items.csv"));
@@ -146,7 +147,7 @@ fn in_folder(known: &Known, folder: &Path) -> Result<Originals> {
 }
 
 /// Downloads a zip into memory.
-fn download(known: &Known, url: &str, cancel: Option<&AtomicBool>, report: &mut dyn FnMut(&str)) -> Result<Vec<u8>> {
+fn download(known: &Known, url: &str, cancel: Option<&AtomicBool>, report: &mut dyn FnMut(Notice)) -> Result<Vec<u8>> {
     let failed = |what: String| {
         Error::user(format!("cannot get {url}: {what}")).hint(format!(
             "is this machine offline? download the file elsewhere and pass it: `mipgpu data get {} --from FILE.zip`",
@@ -161,7 +162,7 @@ fn download(known: &Known, url: &str, cancel: Option<&AtomicBool>, report: &mut 
         .timeout_recv_response(Some(Duration::from_secs(60)))
         .timeout_global(Some(Duration::from_secs(1800)));
     let agent: ureq::Agent = config.build().into();
-    report(&format!("{url}: downloading"));
+    report(Notice::Info(format!("{url}: downloading")));
     let response = agent.get(url).call().map_err(|e| failed(e.to_string()))?;
     let size = response.body().content_length();
     let mut body = response.into_body().into_with_config().limit(LARGEST_ZIP).reader();
@@ -177,7 +178,7 @@ fn download(known: &Known, url: &str, cancel: Option<&AtomicBool>, report: &mut 
         }
         if Instant::now() > next_report {
             let of = size.map_or(String::new(), |size| format!(" of {:.1}", size as f64 / 1e6));
-            report(&format!("  {:.1}{of} MB", zip.len() as f64 / 1e6));
+            report(Notice::Info(format!("  {:.1}{of} MB", zip.len() as f64 / 1e6)));
             next_report += Duration::from_secs(5);
         }
     }

@@ -43,7 +43,7 @@ pub use dataset::Dataset;
 pub use fields::{ItemField, ItemFields};
 pub(crate) use hex::hex;
 #[cfg(feature = "import")]
-pub use import::{Duplicates, Encoding, ImportOptions, ImportSummary, Missing, Quotes, WARNING, Where, import};
+pub use import::{Duplicates, Encoding, ImportOptions, ImportSummary, Missing, Quotes, Where, import};
 #[cfg(feature = "import")]
 pub use sample::import_sample;
 pub use titles::Titles;

@@ -23,7 +23,7 @@ use std::{
 
 pub use super::job::RunJob;
 use super::{
-    notices::{error_in, warnings_in},
+    notices::Notices,
     record::{Record, Stage, forget, is_trained, record_of, remove, state_of, try_again},
     results::RunState,
 };
@@ -288,9 +288,10 @@ impl Runner<'_> {
         if let Some(input) = child.stdin.take() {
             lock().insert(i, input);
         }
-        let (status, errors, stopped) = listen(&mut child, i, send).at_path(&self.program)?;
+        let mut notices = Notices::default();
+        let (status, errors, stopped) = listen(&mut child, i, send, &mut notices).at_path(&self.program)?;
         lock().remove(&i);
-        warnings.extend(warnings_in(&errors));
+        warnings.append(&mut notices.warnings);
         if status.success() {
             return Ok(JobEnd::Done);
         }
@@ -307,18 +308,20 @@ impl Runner<'_> {
                 ))
             });
         }
-        Ok(JobEnd::Failed(error_in(&errors)))
+        Ok(JobEnd::Failed(notices.why(&errors)))
     }
 }
 
 /// How long to wait for an orphaned process, which may be in a long step.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Reads the output of a process until it ends; returns its stderr, and whether it reported that it was stopped.
+/// Reads the output of a process until it ends, and keeps its warnings and its error in `notices`. Returns its stderr,
+/// and whether it reported that it was stopped.
 fn listen(
     child: &mut Child,
     i: usize,
     send: &Sender<(usize, WorkerEvent)>,
+    notices: &mut Notices,
 ) -> std::io::Result<(ExitStatus, String, bool)> {
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     thread::scope(|scope| {
@@ -334,6 +337,7 @@ fn listen(
         let mut stopped = false;
         for line in stdout.map(BufReader::new).into_iter().flat_map(BufRead::lines) {
             let Ok(event) = serde_json::from_str::<serde_json::Value>(&line?) else { continue };
+            notices.read(&event);
             match event["event"].as_str() {
                 Some("epoch") => {
                     let measure = event["valid_ndcg@10"].as_f64().or(event["valid_rmse"].as_f64());

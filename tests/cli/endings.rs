@@ -94,7 +94,11 @@ fn ctrl_c_writes_a_checkpoint_and_the_run_continues_to_the_same_bytes() {
         stopped.err.contains("of 100 epochs") && stopped.err.contains("mipgpu train --resume stopped"),
         "{stopped:?}"
     );
-    assert!(stopped.out.lines().last().unwrap().starts_with(r#"{"event":"stopped","run":"stopped""#), "{stopped:?}");
+    // The last events are the stop and the error that is also on stderr.
+    let last: Vec<&str> = stopped.out.lines().rev().take(2).collect();
+    assert!(last[1].starts_with(r#"{"event":"stopped","run":"stopped""#), "{stopped:?}");
+    let error: serde_json::Value = serde_json::from_str(last[0]).unwrap();
+    assert!(error["event"] == "error" && error["what"].as_str().unwrap().contains("of 100 epochs"), "{stopped:?}");
     p.well("eval stopped --last");
     p.well("train --resume stopped -q");
     p.assert_same_run("whole", "stopped");
@@ -126,8 +130,13 @@ fn two_signals_in_a_moment_end_with_a_checkpoint() {
     signal(&child, "TERM TERM");
     let rest: Vec<String> = lines.lines().map(|l| l.unwrap()).collect();
     assert_eq!(child.wait().unwrap().code(), Some(1));
-    let stopped: serde_json::Value = serde_json::from_str(rest.last().unwrap()).unwrap();
-    assert!(stopped["event"] == "stopped" && stopped["epochs"].as_u64().unwrap() >= 2, "{rest:?}");
+    let last: Vec<serde_json::Value> =
+        rest.iter().rev().take(2).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let stopped = &last[1];
+    assert!(
+        last[0]["event"] == "error" && stopped["event"] == "stopped" && stopped["epochs"].as_u64().unwrap() >= 2,
+        "{rest:?}"
+    );
     let rows = p.text("rare/metrics.jsonl").lines().count() as u64;
     assert_eq!(Some(rows), stopped["epochs"].as_u64(), "the curve goes as far as the checkpoint");
     // With the real `timeout`, if it is installed: it signals the child and the group.

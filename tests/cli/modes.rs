@@ -202,6 +202,41 @@ fn json_is_one_object_a_line_and_quiet_says_nothing() {
     assert!(done.err.contains("mipgpu: warning:") && !done.out.contains("warning"), "{done:?}");
 }
 
+/// Programs read warnings and errors of `train`, `finetune` and `eval` as events; people read them on stderr.
+#[test]
+fn warnings_and_errors_of_runs_are_events_too() {
+    let p = Place::new();
+    let objects = |out: &str| -> Vec<Value> { out.lines().map(|line| serde_json::from_str(line).unwrap()).collect() };
+    let train = format!("train data --epochs 1 --lr 0 --json {TINY}");
+    let done = p.run(&format!("{train} --out run"));
+    let told = objects(&done.out);
+    assert!(done.code == Some(0) && told.last().unwrap()["event"] == "done", "{done:?}");
+    let warnings = told.iter().filter(|event| event["event"] == "warning");
+    let warnings: Vec<&str> = warnings.map(|event| event["text"].as_str().unwrap()).collect();
+    assert!(warnings.contains(&"with --lr 0 no weight changes, and nothing is learned"), "{done:?}");
+    let printed: Vec<&str> = done.err.lines().filter_map(|line| line.strip_prefix("mipgpu: warning: ")).collect();
+    assert_eq!(warnings, printed);
+    let quiet = p.run(&format!("{train} --out quiet -q"));
+    assert!(quiet.err.is_empty() && objects(&quiet.out).iter().all(|event| event["event"] != "warning"), "{quiet:?}");
+    // An error is one event, even of a command line that is not understood.
+    for words in [
+        "eval none --json",
+        "--json -q train none --out new",
+        "finetune --from none data --json",
+        "train data --out new --json --no-such-flag",
+    ] {
+        let done = p.run(words);
+        let told = objects(&done.out);
+        assert!(done.code == Some(1) && told.len() == 1 && told[0]["event"] == "error", "{words}: {done:?}");
+        let hint = told[0]["hint"].as_str().map_or(String::new(), |hint| format!("\n  hint: {hint}"));
+        let text = format!("mipgpu: error: {}{hint}\n", told[0]["what"].as_str().unwrap());
+        assert!(done.err.ends_with(&text), "{words}: {done:?}");
+    }
+    // Without --json, and in other commands, stdout has only results.
+    p.refused("eval none", &["none"]);
+    p.refused("recommend none --all-users --json", &["none"]);
+}
+
 #[test]
 fn help_and_version_are_results() {
     let p = Place::new();

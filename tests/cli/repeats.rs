@@ -190,6 +190,7 @@ batch = 32
 lr = 0.01
 epochs = 4
 eval-every = 1
+patience = 4
 keep-seen = true
 [[table]]
 name = "next"
@@ -210,6 +211,10 @@ rows = [
     p.write("grid.toml", grid("dropout = 0.0"));
     p.well("experiment grid.toml -q");
     let report: Value = serde_json::from_str(&p.text("runs/rep/report.json")).unwrap();
+    // The report counts the warnings of the runs.
+    let useless = "Warning in 2 runs: --patience 4 cannot end this run early";
+    let notes = report["notes"].as_array().unwrap();
+    assert!(notes.iter().any(|note| note.as_str().unwrap().starts_with(useless)), "{notes:?}");
     for (row, run) in [(0, "some-s1"), (1, "none-s1")] {
         let told = report["tables"][0]["rows"][row]["seeds"][0]["metrics"][0].as_f64().unwrap();
         let eval = json(&p.well(&format!("eval runs/rep/runs/{run} --k 1 --json")));

@@ -439,7 +439,7 @@ struct Made {
 }
 
 fn quiet() -> Printer {
-    Printer { quiet: true, json: false }
+    Printer { quiet: true, ..Printer::default() }
 }
 
 fn made(tune: bool, words: &[String]) -> Result<Made, String> {

@@ -11,7 +11,7 @@ use crate::{
             clock,
             columns::{Columns, Role, bare, by_name, by_wish, cells_of, normal},
             keys::is_list,
-            messages::{WARNING, listed},
+            messages::listed,
             options::ImportOptions,
             ratings::{boolean, boolean_word},
             source::Source,
@@ -76,7 +76,7 @@ fn ignored_times(source: &Source, names: &[String], free: &[usize], rows: &[Vec<
         flags = format!("{flags} {}", formats.join(" or "));
     }
     Some(format!(
-        "{WARNING}{}: {them} '{}' {look} like times and {are} ignored: the order of the rows is used as the order in \
+        "{}: {them} '{}' {look} like times and {are} ignored: the order of the rows is used as the order in \
          time; add {flags}, or --time-col none if the rows are in order",
         source.display(),
         found.iter().map(|&c| bare(&names[c])).collect::<Vec<_>>().join("', '")
@@ -97,7 +97,7 @@ pub(crate) fn late_columns(
     let line = |(role, n): (Role, usize)| {
         let (name, role) = (typed(&names[n]), role.name());
         format!(
-            "{WARNING}{}: '{}' comes first in line {} and is ignored, since the lines before have none: --{role}-col \
+            "{}: '{}' comes first in line {} and is ignored, since the lines before have none: --{role}-col \
              {name} reads it and rejects lines without it, --{role}-col none keeps it ignored",
             source.display(),
             names[n],
@@ -117,7 +117,7 @@ fn date_parts(source: &Source, names: &[String], own: &[usize]) -> Option<String
     };
     let (year, month, day) = (part("year")?, part("month")?, part("day")?);
     Some(format!(
-        "{WARNING}{}: columns '{year}', '{month}' and '{day}' look like a date in parts, which is not read: the order \
+        "{}: columns '{year}', '{month}' and '{day}' look like a date in parts, which is not read: the order \
          of the rows is taken for the order in time; write them as one column (2024-05-31) and name it with \
          --time-col, or add --time-col none if the rows are in order",
         source.display()
@@ -141,7 +141,7 @@ fn ignored_booleans(source: &Source, names: &[String], free: &[usize], rows: &[V
     let (them, hold) = if found.len() == 1 { ("column", "holds") } else { ("columns", "hold") };
     let name = bare(&names[first]);
     Some(format!(
-        "{WARNING}{}: {them} '{}' {hold} yes or no and is ignored: rows of both are events alike; --where {} keeps one \
+        "{}: {them} '{}' {hold} yes or no and is ignored: rows of both are events alike; --where {} keeps one \
          kind, --rating-col {} reads it as a rating of 1 or 0, --rating-col none keeps it ignored",
         source.display(),
         found.iter().map(|&c| bare(&names[c])).collect::<Vec<_>>().join("', '"),
@@ -153,7 +153,7 @@ fn ignored_booleans(source: &Source, names: &[String], free: &[usize], rows: &[V
 /// Rows that were shown but not clicked count as events like all others.
 pub(crate) fn zeros([zeros, all]: [u64; 2]) -> String {
     format!(
-        "{WARNING}all ratings are 0 or 1, and {} of {} rows are rated 0 (shown, not clicked): they are events like the \
+        "all ratings are 0 or 1, and {} of {} rows are rated 0 (shown, not clicked): they are events like the \
          others; --min-rating 1 keeps only the clicks, --min-rating 0 keeps all",
         digits(zeros),
         digits(all)
@@ -183,7 +183,7 @@ pub(crate) fn lists(source: &Source, names: &[String], columns: &Columns, rows: 
 /// Rows have more fields than the file has columns: a delimiter in an unquoted text shifts the columns after it.
 pub(crate) fn wide_rows(path: &str, line: u64, count: u64) -> String {
     format!(
-        "{WARNING}{path}: line {} has more fields than columns{}: a delimiter in an unquoted text shifts the columns \
+        "{path}: line {} has more fields than columns{}: a delimiter in an unquoted text shifts the columns \
          after it; put such texts in quotes, or write the log with another delimiter",
         digits(line),
         if count > 1 { format!(", and {} more lines", digits(count - 1)) } else { String::new() }
@@ -194,7 +194,7 @@ pub(crate) fn wide_rows(path: &str, line: u64, count: u64) -> String {
 pub(crate) fn repeated_headers(path: &str, line: u64, count: u64) -> String {
     let (rows, first, are) = if count == 1 { ("row repeats", "", "is") } else { ("rows repeat", "first in ", "are") };
     format!(
-        "{WARNING}{path}: {} {rows} the header ({first}line {}) and {are} skipped: was the file put together from \
+        "{path}: {} {rows} the header ({first}line {}) and {are} skipped: was the file put together from \
          several?",
         digits(count),
         digits(line)
@@ -205,7 +205,7 @@ pub(crate) fn repeated_headers(path: &str, line: u64, count: u64) -> String {
 pub(crate) fn lone_quotes(path: &str, line: u64, key: &str, count: u64) -> String {
     let rows = if count == 1 { "row has" } else { "rows have" };
     format!(
-        "{WARNING}{path}: {} {rows} a key with a single quotation mark in it, such as {key} in line {}: the mark is \
+        "{path}: {} {rows} a key with a single quotation mark in it, such as {key} in line {}: the mark is \
          part of the key; if the log is right, --quotes line or --quotes none accepts it, otherwise correct the log",
         digits(count),
         digits(line)
@@ -230,7 +230,7 @@ pub(crate) fn same_names(source: &Source, names: &[String], columns: &Columns, o
         let list: Vec<String> = same.iter().map(|c| (c + 1).to_string()).collect();
         let value = if flag == "--where " { "=VALUES" } else { "" };
         lines.push(format!(
-            "{WARNING}{}: columns {} are all called '{}', and only column {} is read: {flag}{}{value} keeps it, \
+            "{}: columns {} are all called '{}', and only column {} is read: {flag}{}{value} keeps it, \
              {flag}{}{value} reads the other",
             source.display(),
             list.join(", "),
@@ -271,7 +271,7 @@ pub(crate) fn keys_by_content(
     rows: &[Vec<String>],
     options: &ImportOptions,
 ) -> Option<String> {
-    moved_keys(columns, rows, options).map(|what| format!("{WARNING}{}: {what}", source.display()))
+    moved_keys(columns, rows, options).map(|what| format!("{}: {what}", source.display()))
 }
 
 /// A log was read without a header, but its first row looks like one. If the log has times or ratings, that row is
@@ -288,7 +288,7 @@ pub(crate) fn header_as_data(
     }
     let name = |c: usize| typed(first.get(c).map_or("", String::as_str));
     Some(format!(
-        "{WARNING}{}: line 1 ({}) is read as data, but may be a header: words that do not come again below; if it is \
+        "{}: line 1 ({}) is read as data, but may be a header: words that do not come again below; if it is \
          one, add --user-col {} --item-col {}; if it is data, --no-header",
         source.display(),
         listed(first),

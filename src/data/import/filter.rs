@@ -8,7 +8,6 @@ use crate::{
         digits,
         import::{
             columns::{Columns, Role, bare, by_wish, cells_of, normal},
-            messages::WARNING,
             options::Where,
         },
     },
@@ -214,7 +213,7 @@ impl Filter {
                     false => String::new(),
                 };
                 doubts.push(format!(
-                    "{WARNING}column '{}' also holds {}, which differ from the values of --where only in case or \
+                    "column '{}' also holds {}, which differ from the values of --where only in case or \
                      blanks: these rows are left out{flag}",
                     wish.column,
                     counts.join(", ")
@@ -223,7 +222,7 @@ impl Filter {
             for (m, value) in wish.values.iter().enumerate() {
                 if tally.with.get(n).and_then(|with| with.get(m)).is_none_or(|rows| *rows == 0) {
                     doubts.push(format!(
-                        "{WARNING}no row has {}={value}: is the value of --where spelled as in the log?",
+                        "no row has {}={value}: is the value of --where spelled as in the log?",
                         wish.column
                     ));
                 }
@@ -244,7 +243,7 @@ impl Filter {
                 false => "if all are meant, add nothing".into(),
             };
             doubts.push(format!(
-                "{WARNING}column '{name}' is ignored and holds {}, counted over all rows: all become one history; to \
+                "column '{name}' is ignored and holds {}, counted over all rows: all become one history; to \
                  read some of them only: {}; {all}",
                 counts.join(", "),
                 flag(rest),

@@ -5,7 +5,7 @@ Cells may hold several values, separated by `|` (or by blanks in RecBole's `toke
 use std::{collections::HashMap, io::Read as _};
 
 use crate::{
-    base::{Error, Result},
+    base::{Error, Notice, Result},
     data::{
         Vocab, digits,
         fields::FieldBuilder,
@@ -15,7 +15,7 @@ use crate::{
             decode::Encoding,
             doubts::like_names,
             grammar::Delimiter,
-            messages::{WARNING, listed},
+            messages::listed,
             options::ImportOptions,
             records::{Cells, cells},
             source::Source,
@@ -29,7 +29,7 @@ pub(crate) fn read(
     source: &Source,
     keys: &Vocab,
     options: &ImportOptions,
-    say: &mut dyn FnMut(&str),
+    say: &mut dyn FnMut(Notice),
 ) -> Result<Vec<FieldBuilder>> {
     let at = |e: Error| e.at(source.display());
     if source.parquet {
@@ -83,7 +83,8 @@ pub(crate) fn read(
         if !options.skip_bad {
             return Err(Error::user(place).hint(quotes_hint(options.quotes)));
         }
-        say(&format!("{WARNING}{place}; {} rows of items left out", digits(broken.len() as u64)));
+        let rows = digits(broken.len() as u64);
+        say(Notice::Warning(format!("{place}; {rows} rows of items left out")));
     }
     // The row of each item; the first one wins.
     let mut row_of: HashMap<u32, usize> = HashMap::new();
@@ -93,7 +94,7 @@ pub(crate) fn read(
             row_of.entry(id).or_insert(n);
         }
     }
-    say(&format!(
+    say(Notice::Info(format!(
         "{}: {}, item column '{}'{}; {} of {} items found",
         source.display(),
         table.delimiter,
@@ -101,19 +102,19 @@ pub(crate) fn read(
         if latin1 { ", not UTF-8: read as Latin-1" } else { "" },
         digits(row_of.len() as u64),
         digits(keys.len() as u64),
-    ));
+    )));
     // A row of the table usually has the key of an item in the log; a header does not.
     if let (false, Some((first, below))) = (table.header, table.rows.split_first())
         && keys.find(&first[key]).is_none()
         && like_names(first, below)
     {
-        say(&format!(
-            "{WARNING}{}: line 1 ({}) is read as a row, but may be a header, and no item is called '{}'; if it is one, \
+        say(Notice::Warning(format!(
+            "{}: line 1 ({}) is read as a row, but may be a header, and no item is called '{}'; if it is one, \
              call its column of keys `item`",
             source.display(),
             listed(first),
             first[key]
-        ));
+        )));
     }
     if row_of.is_empty() {
         return Err(Error::user(format!(
@@ -124,14 +125,14 @@ pub(crate) fn read(
         .hint("name the column that holds the same keys as the log with --item-col"));
     }
     if row_of.len() * 10 < keys.len() {
-        say(&format!(
-            "{WARNING}{}: only {} of {} items of the log have a row here: does column '{}' hold the log's item keys? \
+        say(Notice::Warning(format!(
+            "{}: only {} of {} items of the log have a row here: does column '{}' hold the log's item keys? \
              if not, name the right one with --item-col",
             source.display(),
             digits(row_of.len() as u64),
             digits(keys.len() as u64),
             names[key]
-        ));
+        )));
     }
     let mut fields = Vec::new();
     for column in picked {
@@ -163,12 +164,12 @@ pub(crate) fn read(
             covered += u64::from(field.values.len() > before);
             field.offsets.push(field.values.len() as u64);
         }
-        say(&format!(
+        say(Notice::Info(format!(
             "  field '{}': {} values, on {:.1} % of the items",
             field.name,
             digits(field.keys.len() as u64),
             100.0 * covered as f64 / keys.len() as f64
-        ));
+        )));
         fields.push(field);
     }
     Ok(fields)

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 
 use serde::Serialize;
 
-use super::{intern::Interner, messages::WARNING};
+use super::intern::Interner;
 use crate::data::{digits, whole_number};
 
 /// What to do with rows whose user or item is missing: an empty cell, a null, or a word like NA.
@@ -70,7 +70,7 @@ pub(crate) fn doubts(keys: &Interner, counts: &[u32], role: &str, missing: Optio
     let mut lists = (0..keys.len()).map(|id| keys.key(id)).filter(|key| is_list(key));
     if let Some(first) = lists.next() {
         lines.push(format!(
-            "{WARNING}{} of {} {role}s look like lists, such as '{}': write one row for each entry",
+            "{} of {} {role}s look like lists, such as '{}': write one row for each entry",
             digits(1 + lists.count() as u64),
             digits(keys.len() as u64),
             String::from_utf8_lossy(first).chars().take(40).collect::<String>()
@@ -96,7 +96,7 @@ fn missing_keys(keys: &Interner, counts: &[u32], role: &str) -> Option<String> {
     let all: u64 = counts.iter().map(|&n| n as u64).sum();
     let words: Vec<_> = spelled.iter().map(|&id| format!("'{}'", String::from_utf8_lossy(keys.key(id)))).collect();
     Some(format!(
-        "{WARNING}{} of {} rows ({:.1} %) have the {role} {}, which looks like a missing one, and are read as one \
+        "{} of {} rows ({:.1} %) have the {role} {}, which looks like a missing one, and are read as one \
          {role}: --missing drop leaves such rows out, --missing keep takes them as they are",
         digits(sum),
         digits(all),
@@ -124,14 +124,14 @@ fn whole_numbers(keys: &Interner, role: &str) -> Option<String> {
         let key = String::from_utf8_lossy(keys.key(first));
         let whole = key.split('.').next().unwrap_or_default();
         return Some(format!(
-            "{WARNING}{} {role}s occur in the log twice, as whole numbers and as reals, such as '{whole}' and '{key}', \
+            "{} {role}s occur in the log twice, as whole numbers and as reals, such as '{whole}' and '{key}', \
              and are two {role}s each: {settle}",
             digits(duplicates.len() as u64)
         ));
     }
     (2 * reals > keys.len()).then(|| {
         format!(
-            "{WARNING}{} of {} {role}s are whole numbers written as reals, such as '{}': other data may write them \
+            "{} of {} {role}s are whole numbers written as reals, such as '{}': other data may write them \
              without the '.0', and keys are compared as text; {settle}",
             digits(reals as u64),
             digits(keys.len() as u64),

@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    base::{Error, Result},
+    base::{Error, Notice, Result},
     data::{
         digits,
         import::{
             columns::{Columns, bare},
             filter::Tally,
             folder,
-            messages::{WARNING, listed},
+            messages::listed,
             options::{ImportOptions, Where},
             parquet,
             sniff::{self, Inherited},
@@ -92,6 +92,14 @@ impl FileLayout {
         }
     }
 
+    /// Warnings about what may be misread.
+    fn doubts(&self) -> &[String] {
+        match self {
+            FileLayout::Text(l) => &l.doubts,
+            FileLayout::Parquet(l) => &l.doubts,
+        }
+    }
+
     fn describe(&self) -> Vec<String> {
         match self {
             FileLayout::Text(l) => l.describe(),
@@ -126,7 +134,7 @@ pub(crate) fn understand(
     paths: &[PathBuf],
     dir: &Path,
     options: &ImportOptions,
-    report: &mut dyn FnMut(&str),
+    report: &mut dyn FnMut(Notice),
 ) -> Result<Vec<FileLayout>> {
     if paths.is_empty() {
         return Err(Error::user("no log given").hint("name at least one file to import"));
@@ -155,7 +163,8 @@ pub(crate) fn understand(
     alike_in_folders(&layouts, &folders)?;
     describe(&layouts, report);
     if !empty.is_empty() {
-        report(&format!("{} of {} files hold no rows: {}", empty.len(), empty.len() + layouts.len(), few(&empty)));
+        let all = empty.len() + layouts.len();
+        report(Notice::Info(format!("{} of {all} files hold no rows: {}", empty.len(), few(&empty))));
     }
     fit_together(&layouts, options)?;
     Ok(layouts)
@@ -195,21 +204,22 @@ fn alike_in_folders(layouts: &[FileLayout], folders: &[Option<usize>]) -> Result
 }
 
 /// Reports the layout of each source; consecutive sources with the same layout are reported once.
-fn describe(layouts: &[FileLayout], report: &mut dyn FnMut(&str)) {
+fn describe(layouts: &[FileLayout], report: &mut dyn FnMut(Notice)) {
     let mut last: Vec<String> = Vec::new();
     let mut alike = 0;
     for layout in layouts {
-        let (doubts, lines): (Vec<String>, Vec<String>) =
-            layout.describe().into_iter().partition(|line| line.starts_with(WARNING));
+        let (lines, doubts) = (layout.describe(), layout.doubts());
         if last == lines[1..] && doubts.is_empty() {
             alike += 1;
             continue;
         }
-        lines.iter().chain(&doubts).for_each(|line| report(line));
+        lines.iter().cloned().map(Notice::Info).for_each(&mut *report);
+        doubts.iter().cloned().map(Notice::Warning).for_each(&mut *report);
         last = lines[1..].to_vec();
     }
     if alike > 0 {
-        report(&format!("  {} more file{} with the same columns", digits(alike), if alike == 1 { "" } else { "s" }));
+        let files = if alike == 1 { "file" } else { "files" };
+        report(Notice::Info(format!("  {} more {files} with the same columns", digits(alike))));
     }
 }
 

@@ -5,7 +5,7 @@ appearance, rows go to a spill, and the rows of each user are counted.
 use std::{path::Path, sync::mpsc::sync_channel, time::Instant};
 
 use crate::{
-    base::{Error, Result},
+    base::{Error, Notice, Result},
     data::{
         digits,
         import::{
@@ -97,7 +97,7 @@ impl<'a> Log<'a> {
     }
 
     /// Reads one source to its end; other threads parse it.
-    pub fn read(&mut self, layout: &FileLayout, report: &mut dyn FnMut(&str), start: Instant) -> Result<()> {
+    pub fn read(&mut self, layout: &FileLayout, report: &mut dyn FnMut(Notice), start: Instant) -> Result<()> {
         let block_bytes = (self.options.memory_bytes / 128).clamp(64 << 10, 1 << 20) as usize;
         let rule = Rules::of(self.options, layout.columns(), layout.time_kind())?;
         std::thread::scope(|scope| {
@@ -120,14 +120,15 @@ impl<'a> Log<'a> {
                 let seconds = start.elapsed().as_secs_f64();
                 if seconds > self.next_report {
                     let speed = self.total as f64 / seconds / 1e6;
-                    report(&format!("  {} rows read, {speed:.1} million rows/s", digits(self.total)));
+                    let rows = digits(self.total);
+                    report(Notice::Info(format!("  {rows} rows read, {speed:.1} million rows/s")));
                     self.next_report = seconds + 5.0;
                 }
                 Ok(())
             });
             let ended = reader.join();
             taken?;
-            layout.source().encoding_doubts().iter().for_each(|doubt| report(doubt));
+            layout.source().encoding_doubts().map(Notice::Warning).into_iter().for_each(report);
             ended.map_err(|_| {
                 Error::user(format!(
                     "{}: the file is damaged in a way its reader cannot handle",
@@ -138,7 +139,7 @@ impl<'a> Log<'a> {
         })
     }
 
-    fn take(&mut self, layout: &FileLayout, block: Block, report: &mut dyn FnMut(&str)) -> Result<()> {
+    fn take(&mut self, layout: &FileLayout, block: Block, report: &mut dyn FnMut(Notice)) -> Result<()> {
         let place = |row: &BadRow| {
             let line = if matches!(layout, FileLayout::Text(_)) { "line" } else { "row" };
             let column = if row.column.is_empty() { String::new() } else { format!(", column {}", row.column) };
@@ -161,7 +162,7 @@ impl<'a> Log<'a> {
             return Err(Error::user(place(first)).hint(header.unwrap_or_else(hint)));
         }
         for row in block.bad.iter().take(5usize.saturating_sub(self.bad as usize)) {
-            report(&format!("  skipped {}", place(row)));
+            report(Notice::Info(format!("  skipped {}", place(row))));
         }
         self.bad += block.bad_rows;
         self.below_rating += block.below_rating;

@@ -1,8 +1,5 @@
 //! Parts of messages that several files use.
 
-/// Prefix of report lines that are warnings.
-pub const WARNING: &str = "warning: ";
-
 /// How many names a message shows.
 const SHOWN: usize = 12;
 

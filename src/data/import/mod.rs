@@ -55,7 +55,6 @@ pub use self::{
     decode::Encoding,
     grammar::Quotes,
     keys::Missing,
-    messages::WARNING,
     options::{Duplicates, ImportOptions, Where},
 };
 
@@ -68,7 +67,7 @@ use serde::Serialize;
 
 use self::{group::GroupLimits, layouts::understand, log::Log, options::cancelled, rows::RowCodec, source::Source};
 use crate::{
-    base::{Error, Result, error::IoContext},
+    base::{Error, Notice, Result, error::IoContext},
     data::{
         Vocab, digits,
         history::History,
@@ -122,8 +121,8 @@ pub struct ImportSummary {
     pub rows_per_s: f64,
 }
 
-/// Imports logs (several are read as one, in the order given) into the folder `out`. `report` receives progress lines;
-/// warnings begin with `warning: `.
+/// Imports logs (several are read as one, in the order given) into the folder `out`. `report` receives what was
+/// recognized, the progress, and warnings about what may have been misread.
 ///
 /// The result appears at `out` only when it is complete and on disk; on an error nothing is left behind.
 ///
@@ -134,7 +133,7 @@ pub fn import(
     sources: &[PathBuf],
     out: &Path,
     options: &ImportOptions,
-    report: &mut dyn FnMut(&str),
+    report: &mut dyn FnMut(Notice),
 ) -> Result<ImportSummary> {
     let start = Instant::now();
     let staging = Staging::new(out, DATA_SET, options.force)?;
@@ -168,22 +167,22 @@ pub fn import(
         mut decimals,
         ..
     } = log;
-    layouts[0].filter_doubts(&options.wheres, &tally).iter().for_each(|doubt| report(doubt));
+    layouts[0].filter_doubts(&options.wheres, &tally).into_iter().map(Notice::Warning).for_each(&mut *report);
     if bad > 0 {
-        report(&format!("skipped {} bad rows of {}", digits(bad), digits(total)));
+        report(Notice::Info(format!("skipped {} bad rows of {}", digits(bad), digits(total))));
     }
     if let (Some(zeros), None) = (ratings.zeros_beside_ones(), options.min_rating) {
-        report(&doubts::zeros(zeros));
+        report(Notice::Warning(doubts::zeros(zeros)));
     }
     if let Some((path, line, count)) = wide {
-        report(&doubts::wide_rows(&path, line, count));
+        report(Notice::Warning(doubts::wide_rows(&path, line, count)));
     }
     let repeated_headers = headers.as_ref().map_or(0, |(.., count)| *count);
     if let Some((path, line, count)) = headers {
-        report(&doubts::repeated_headers(&path, line, count));
+        report(Notice::Warning(doubts::repeated_headers(&path, line, count)));
     }
     if let Some((path, line, key, count)) = lone_quotes {
-        report(&doubts::lone_quotes(&path, line, &key, count));
+        report(Notice::Warning(doubts::lone_quotes(&path, line, &key, count)));
     }
     if counts.is_empty() {
         return Err(if bad + below_rating == 0 && tally.left_out > 0 {
@@ -196,7 +195,7 @@ pub fn import(
     }
 
     let time_unit = time_kind.map(|kind| {
-        times.doubts(kind).iter().for_each(|line| report(line));
+        times.doubts(kind).into_iter().map(Notice::Warning).for_each(&mut *report);
         let (kept, unit) = kind.kept(times.needed, times.room);
         decimals.settle(kept);
         unit
@@ -224,14 +223,15 @@ pub fn import(
         group::group(rows, codec, decimals, &counts, options.duplicates, limits, dir, &check, &mut sink)?
     };
     for (keys, counts, role) in [(&users, &counts, "user"), (&items, &item_counts, "item")] {
-        keys::doubts(keys, counts, role, options.missing).iter().for_each(|line| report(line));
+        let doubts = keys::doubts(keys, counts, role, options.missing);
+        doubts.into_iter().map(Notice::Warning).for_each(&mut *report);
     }
     drop(counts);
     if grouped.raised > 0 {
-        report(&format!(
+        report(Notice::Info(format!(
             "baskets of a user overlap in time: {} times were raised to keep baskets whole and times in order",
             digits(grouped.raised)
-        ));
+        )));
     }
     let mut done = writer.finish()?;
     let (mut core_rounds, mut alive) = (0, None);
@@ -256,12 +256,12 @@ pub fn import(
     let interactions = interactions_of(&done);
     // Last check of all guesses: a file read as a table of interactions may be a list of histories.
     if done.history()[2] == 1 && done.lengths.len() >= 20 && options.list_sep.is_none() && !filtered {
-        report(&format!(
-            "{WARNING}each of the {} users has one interaction: if a row holds a whole history, name the separator of \
+        report(Notice::Warning(format!(
+            "each of the {} users has one interaction: if a row holds a whole history, name the separator of \
              its items with --list-sep; if another column is the user, name it with --user-col; if the log is like \
              this, add --list-sep none",
             digits(done.lengths.len() as u64)
-        ));
+        )));
     }
     // Remaining keys keep their order, so new ids are the old ids with the gaps closed, as in the shards.
     let lives = |alive: Option<&Vec<bool>>, id: usize| alive.is_none_or(|alive| alive[id]);

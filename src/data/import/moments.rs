@@ -5,7 +5,6 @@ a block needs, as far as the largest time fits into 64 bits. Rows in the spill a
 */
 
 use super::{
-    messages::WARNING,
     rows::{EventRow, RowCodec},
     time::{MOST_DECIMALS, PARTS, TimeKind, decimals_of},
 };
@@ -62,7 +61,7 @@ impl Times {
         if kept < self.needed.min(kind.most_decimals()) {
             let unit = if unit == "unknown" { String::new() } else { format!(" ({unit})") };
             lines.push(format!(
-                "{WARNING}times have {} decimals, and only {kept} of them{unit} fit into 64 bits together with the \
+                "times have {} decimals, and only {kept} of them{unit} fit into 64 bits together with the \
                  largest time: times that differ less are equal; is the largest time a mistake? --time-range FROM,TO \
                  makes it a bad row",
                 self.needed
@@ -185,7 +184,7 @@ impl Sizes {
             let format = ["%Y%m%d", "%Y%m%d%H", "%Y%m%d%H%M", "%Y%m%d%H%M%S"];
             let length = self.largest[DIGITS].to_string().len();
             return Some(format!(
-                "{WARNING}{} of {} times look like dates written as digits (such as {}) and are read as numbers: they \
+                "{} of {} times look like dates written as digits (such as {}) and are read as numbers: they \
                  order the log, but the spans between them are wrong; write them as dates (2024-05-01 10:30:00), or \
                  name their format: --time-format {}",
                 digits(self.counts[DIGITS]),
@@ -229,7 +228,7 @@ impl Sizes {
         };
         (!parts.is_empty()).then(|| {
             format!(
-                "{WARNING}of {} times, {} {most}, but {}: they sort before or after all other times of their users; \
+                "of {} times, {} {most}, but {}: they sort before or after all other times of their users; \
                  {flag}",
                 digits(all),
                 digits(self.counts[main]),

@@ -62,7 +62,7 @@ pub(crate) struct ParquetLayout {
     /// The hint if no cell of the time column is a time.
     pub time_hint: Option<String>,
     /// Warnings about what may be misread.
-    doubts: Vec<String>,
+    pub doubts: Vec<String>,
 }
 
 fn damaged(source: &Source, e: &ParquetError) -> Error {
@@ -276,7 +276,6 @@ impl ParquetLayout {
         if let Some(line) = lines.iter_mut().find(|l| l.trim_start().starts_with(Role::Item.name())) {
             line.push_str(self.lists);
         }
-        lines.extend(self.doubts.iter().cloned());
         lines
     }
 }

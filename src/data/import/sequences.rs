@@ -15,7 +15,6 @@ use crate::{
         columns::{Columns, Role, bare, is_list_name},
         doubts::all_moments,
         grammar::{Delimiter, Field},
-        messages::WARNING,
         options::ImportOptions,
         source::Source,
     },
@@ -202,7 +201,7 @@ impl Lists {
                 })
         })?;
         Some(format!(
-            "{WARNING}{}: column '{}' holds a list of times for each list of items and is ignored: add --time-col {}, \
+            "{}: column '{}' holds a list of times for each list of items and is ignored: add --time-col {}, \
              or --time-col none if the lists are in order",
             source.display(),
             bare(&names[found]),
@@ -356,7 +355,7 @@ pub(crate) fn ignored_lists(
     let ignored: Vec<&str> = lists.filter(unused).map(|c| bare(&names[c])).collect();
     let first = ignored.iter().find(|n| is_list_name(n)).or(ignored.first())?;
     Some(format!(
-        "{WARNING}{}: the list{} {} {} ignored: only '{}' is read as the item; for the list: --item-col {first}",
+        "{}: the list{} {} {} ignored: only '{}' is read as the item; for the list: --item-col {first}",
         source.display(),
         if ignored.len() == 1 { "" } else { "s" },
         ignored.iter().map(|n| format!("'{n}'")).collect::<Vec<_>>().join(", "),

@@ -13,7 +13,7 @@ use crate::{
         filter::Filter,
         grammar::{Delimiter, Grammar},
         jsonl::{self, Wanted},
-        messages::{WARNING, flattening, listed},
+        messages::{flattening, listed},
         options::ImportOptions,
         sequences::{self, Asked, Lists},
         source::{Packing, Source},
@@ -51,7 +51,7 @@ pub(crate) struct TextLayout {
     /// The first row, if the file has no known header.
     first: Vec<String>,
     /// Warnings about what may be misread.
-    doubts: Vec<String>,
+    pub doubts: Vec<String>,
 }
 
 /// Skips comments before the first record: lines that begin with `#` or `%` and a blank, as in graphs of KONECT and
@@ -141,7 +141,7 @@ pub(crate) fn text_layout(
     }
     if named && !header {
         doubts.push(format!(
-            "{WARNING}{}: has no header: its columns are taken to be those of the file before ({}); if they are not, \
+            "{}: has no header: its columns are taken to be those of the file before ({}); if they are not, \
              import it alone",
             source.display(),
             listed(&names)
@@ -185,7 +185,7 @@ pub(crate) fn text_layout(
         let unread = |c: &&usize| is_list_name(&names[**c]) && Role::ALL.iter().all(|r| columns.of(*r) != Some(**c));
         doubts.extend(objects.iter().find(unread).map(|&c| {
             format!(
-                "{WARNING}{}: column '{}' holds lists of objects, which are not supported, and is ignored; to write \
+                "{}: column '{}' holds lists of objects, which are not supported, and is ignored; to write \
                  one line for each object: {}",
                 source.display(),
                 names[c],
@@ -358,7 +358,6 @@ impl TextLayout {
                 if self.preamble == 1 { "" } else { "s" }
             ));
         }
-        lines.extend(self.doubts.iter().cloned());
         lines
     }
 }

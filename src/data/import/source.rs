@@ -21,7 +21,6 @@ use crate::{
     base::{Error, Result, error::IoContext, error::typed},
     data::import::{
         decode::{Decoded, Encoding, Seen, Undefined},
-        messages::WARNING,
         options::{ImportOptions, cancelled},
     },
 };
@@ -235,14 +234,14 @@ impl Source {
         let (flag, seen) = (self.encoding_name()?, &self.seen);
         if seen.is_utf8() {
             return Some(format!(
-                "{WARNING}{}: the file is valid UTF-8 with characters of several bytes, and is read with --encoding \
+                "{}: the file is valid UTF-8 with characters of several bytes, and is read with --encoding \
                  {flag}: each such character becomes several; leave --encoding out",
                 self.display()
             ));
         }
         (self.encoding == Encoding::Latin1 && seen.has_controls()).then(|| {
             format!(
-                "{WARNING}{}: the file holds bytes from 0x80 to 0x9F, which are control characters in Latin-1: it may \
+                "{}: the file holds bytes from 0x80 to 0x9F, which are control characters in Latin-1: it may \
                  be Windows-1252; --encoding windows-1252 reads them as quotation marks, dashes and the like",
                 self.display()
             )

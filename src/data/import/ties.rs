@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use super::{
     columns::{Columns, Role, bare},
-    messages::WARNING,
     options::ImportOptions,
     source::Source,
     time::{TimeKind, parse_moment},
@@ -39,7 +38,7 @@ pub(crate) fn unused_order(
     let &(first, how) = found.first()?;
     let name = bare(&names[first]);
     Some(format!(
-        "{WARNING}{}: most neighbours of a user have equal times ({} of {all} in the first rows), and column '{name}' \
+        "{}: most neighbours of a user have equal times ({} of {all} in the first rows), and column '{name}' \
          {how}, but is ignored: such rows keep the order of the file; --time-col {} orders by it, --time-col {} keeps \
          it ignored",
         source.display(),

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use mipgpu::data::ImportOptions;
+use mipgpu::{
+    Notice,
+    data::{ImportOptions, import},
+};
 use parquet::{
     data_type::{ByteArray, ByteArrayType, Int64Type},
     file::writer::SerializedFileWriter,
@@ -13,6 +16,26 @@ use crate::import::{Desk, cli, histories, imported, refusal};
 
 fn told(log: &str, options: ImportOptions) -> String {
     imported(log, options).2
+}
+
+#[test]
+fn warnings_are_told_apart_from_other_notices() {
+    let desk = Desk::new();
+    let log = desk.write("log.csv", "user,item,when\na,x,1700000300\na,y,1700000100\nb,x,1700000200\n");
+    let mut notices = Vec::new();
+    import(&[log], &desk.out(), &ImportOptions::default(), &mut |notice| notices.push(notice)).unwrap();
+    let has = |wanted: &dyn Fn(&Notice) -> bool| notices.iter().any(wanted);
+    assert!(has(&|n| matches!(n, Notice::Warning(text) if text.contains("column 'when' looks like times"))));
+    assert!(has(&|n| matches!(n, Notice::Info(text) if text.contains("log.csv") && text.contains("with a header"))));
+    for notice in &notices {
+        // The prefix is not part of the text.
+        let (warns, text) = match notice {
+            Notice::Warning(text) => (true, text),
+            Notice::Info(text) => (false, text),
+            other => panic!("{other:?}"),
+        };
+        assert!(!text.contains("warning: ") && notice.to_string().starts_with("warning: ") == warns, "{notice:?}");
+    }
 }
 
 #[test]
