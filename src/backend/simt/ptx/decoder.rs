@@ -1,5 +1,5 @@
-//! Decodes an entry: its signature, its registers and variables, and the operands of its instructions. What is not known
-//! is an error that names the line: nothing is skipped.
+//! Decodes an entry: its signature, its registers and variables, and the operands of its instructions. What is not
+//! known is an error that names the line: nothing is skipped.
 
 use std::collections::HashMap;
 
