@@ -311,6 +311,18 @@ fn wgmma_needs_its_fences_and_its_wait() {
 }
 
 #[test]
+fn the_parameter_is_read_by_name_and_by_address() {
+    let body = "mov.b64 %rd4, k_param_0;\nmov.u64 %rd5, %rd4;\nld.param.u64 %rd6, [%rd5+0];\nsub.s64 %rd7, %rd6, %rd1;\n\
+                cvt.u32.u64 %r1, %rd7;\nadd.s32 %r1, %r1, 9;\nst.global.u32 [%rd3], %r1;";
+    assert_eq!(words(body, &[0; 32], 32).unwrap(), [9; 32]);
+    refused(
+        "mov.b64 %rd4, k_param_0;\nld.param.u32 %r1, [%rd4+8];",
+        PLAIN,
+        "a read of 4 bytes at 8 of 8 of parameters",
+    );
+}
+
+#[test]
 fn functions_are_called_with_arguments_in_memory() {
     let text = module(
         "{\n.reg .b32 temp_param_reg;\n.param .b32 param0;\nst.param.b32 [param0+0], %r0;\n.param .b32 retval0;\n\
