@@ -312,8 +312,8 @@ fn wgmma_needs_its_fences_and_its_wait() {
 
 #[test]
 fn the_parameter_is_read_by_name_and_by_address() {
-    let body = "mov.b64 %rd4, k_param_0;\nmov.u64 %rd5, %rd4;\nld.param.u64 %rd6, [%rd5+0];\nsub.s64 %rd7, %rd6, %rd1;\n\
-                cvt.u32.u64 %r1, %rd7;\nadd.s32 %r1, %r1, 9;\nst.global.u32 [%rd3], %r1;";
+    let body = "mov.b64 %rd4, k_param_0;\nmov.u64 %rd5, %rd4;\nld.param.u64 %rd6, [%rd5+0];\n\
+                sub.s64 %rd7, %rd6, %rd1;\ncvt.u32.u64 %r1, %rd7;\nadd.s32 %r1, %r1, 9;\nst.global.u32 [%rd3], %r1;";
     assert_eq!(words(body, &[0; 32], 32).unwrap(), [9; 32]);
     refused(
         "mov.b64 %rd4, k_param_0;\nld.param.u32 %r1, [%rd4+8];",
