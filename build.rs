@@ -132,7 +132,7 @@ fn find_nvcc(root: &Path) -> Option<PathBuf> {
     places.into_iter().find(|p| p.is_file())
 }
 
-/// Compiles the changed files and returns the Rust table of all fatbins, and that of their PTX if it will be interpreted.
+/// Compiles the changed files and returns the Rust tables of all fatbins, and of their PTX if that is interpreted.
 fn fatbins(root: &Path, files: &[PathBuf], shared: &str, cache: &Path, interpreted: bool) -> String {
     let Some(nvcc) = find_nvcc(root) else {
         println!(
@@ -203,7 +203,7 @@ fn fatbins(root: &Path, files: &[PathBuf], shared: &str, cache: &Path, interpret
     )
 }
 
-/// Extracts the PTX of the fatbins, next to them, with the tool that lies next to nvcc. Returns the rows of a Rust table.
+/// Extracts the PTX of the fatbins, next to them, with the tool that lies next to nvcc. Returns rows of a Rust table.
 fn ptx_of(nvcc: &Path, fatbins: &[(&str, PathBuf)]) -> String {
     let tool = nvcc.with_file_name("cuobjdump");
     if !tool.is_file() {

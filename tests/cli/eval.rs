@@ -569,7 +569,7 @@ fn the_command_sees_leaks_and_strange_data() {
         (&["--split", "time"], "--split time requires --cut"),
         (&["--split", "time", "--cut", "soon"], "not a date"),
         (&["--split", "time", "--cut", "1999-01-01"], "leaves nothing on one side"),
-        (&["--k", "0"], "k = 0"),
+        (&["--k", "0"], "--k 0 is out of range"),
     ] {
         let e = measure(&mut run, &data, &eval_args(words)).unwrap_err().to_string();
         assert!(e.contains(says), "{words:?}: {e}");

@@ -1,5 +1,5 @@
-//! The cases of `parity.rs` on the interpreter: the PTX that nvcc made of the kernels, as it is in the fatbins. Races in
-//! shared memory are looked for. Hopper variants are compared with the PTX without them. Without nvcc at build time,
+//! The cases of `parity.rs` on the interpreter: the PTX that nvcc made of the kernels, as it is in the fatbins. Races
+//! in shared memory are looked for. Hopper variants are compared with the PTX without them. Without nvcc at build time,
 //! these tests say so and do nothing.
 
 use std::sync::Once;

@@ -136,6 +136,7 @@ fn load_emulator() -> Result<&'static libloading::Library> {
 fn interpret(library: &libloading::Library) -> std::result::Result<(), String> {
     type Interpret = unsafe extern "C" fn(&interpreter::Interpreter);
     interpreter::configure(interpreter::settings_of_environment());
+    interpreter::report_at_exit();
     // SAFETY: the symbol has this type in kernels/emu/device.cpp.
     let interpret: libloading::Symbol<Interpret> =
         unsafe { library.get(b"mipgpu_emu_interpret\0") }.map_err(|e| e.to_string())?;

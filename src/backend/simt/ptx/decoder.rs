@@ -1,5 +1,5 @@
-//! Decodes an entry: its signature, its registers and variables, and the operands of its instructions. What is not known
-//! is an error that names the line: nothing is skipped.
+//! Decodes an entry: its signature, its registers and variables, and the operands of its instructions. What is not
+//! known is an error that names the line: nothing is skipped.
 
 use std::collections::HashMap;
 
@@ -51,7 +51,9 @@ pub struct Decoder<'a> {
     word_constants: HashMap<u32, u32>,
     long_constants: HashMap<u64, u32>,
     shared: HashMap<String, usize>,
-    pub locals: HashMap<String, usize>,
+    locals: HashMap<String, usize>,
+    /// Arguments and results of calls, which are in local memory and named only by `ld.param` and `st.param`.
+    pub arguments: HashMap<String, usize>,
     parameter: String,
     words: u32,
     longs: u32,
@@ -74,6 +76,7 @@ pub fn decode(name: &str, text: &str, line: u32, module: &Module) -> Result<Kern
         long_constants: HashMap::new(),
         shared: HashMap::new(),
         locals: HashMap::new(),
+        arguments: HashMap::new(),
         parameter: String::new(),
         words: FIRST_WORD,
         longs: 0,
@@ -206,7 +209,8 @@ impl Decoder<'_> {
             [".param", ..] => self.declare_parameter(&words),
             [".local", ".align", align, ".b8", variable] => {
                 let (name, bytes) = sized(variable).ok_or("no size")?;
-                self.place_local(name, align.parse().map_err(|_| "no alignment")?, bytes);
+                let at = self.place_local(align.parse().map_err(|_| "no alignment")?, bytes);
+                self.locals.insert(name.into(), at);
                 Ok(())
             }
             // Already placed.
@@ -218,10 +222,10 @@ impl Decoder<'_> {
     }
 
     /// Places a variable in the local memory of a thread.
-    pub fn place_local(&mut self, name: &str, align: usize, bytes: usize) {
+    pub fn place_local(&mut self, align: usize, bytes: usize) -> usize {
         let start = self.kernel.local.next_multiple_of(align);
-        self.locals.insert(name.into(), start);
         self.kernel.local = start + bytes;
+        start
     }
 
     fn declare(&mut self, class: Class, name: &str) -> Result<()> {
@@ -364,11 +368,18 @@ impl Decoder<'_> {
             Some((Class::Word, register)) => (Base::Word(register), 0),
             Some(_) => return Err(format!("{base} is no address")),
             None => {
-                let start = self.symbol(base).map(|v| v as i64).or_else(|| number(base));
+                let argument = self.arguments.get(base).map(|at| *at as i64);
+                let start = argument.or_else(|| self.symbol(base).map(|v| v as i64)).or_else(|| number(base));
                 (Base::None, start.ok_or(format!("address {text}"))?)
             }
         };
         Ok(Address { base, offset: start + offset })
+    }
+
+    /// Whether an address is in an argument or a result of a call.
+    pub fn is_argument(&self, text: &str) -> bool {
+        let name = text.trim_matches(['[', ']']).split('+').next().unwrap_or("").trim();
+        self.arguments.contains_key(name)
     }
 
     /// Whether an operand is the parameter, which only `ld.param` may name.

@@ -26,7 +26,8 @@ impl Decoder<'_> {
     /// A variable for an argument or a result.
     pub fn declare_parameter(&mut self, words: &[&str]) -> Result<()> {
         let (name, align, bytes) = parameter(words).ok_or("not a parameter that is known")?;
-        self.place_local(name, align, bytes);
+        let at = self.place_local(align, bytes);
+        self.arguments.insert(name.into(), at);
         Ok(())
     }
 
@@ -49,8 +50,8 @@ impl Decoder<'_> {
         for (declaration, given) in declared.iter().zip(&given) {
             let words: Vec<&str> = declaration.split_whitespace().collect();
             let (name, ..) = parameter(&words).ok_or(format!("`{declaration}`"))?;
-            let place = *self.locals.get(given).ok_or(format!("{given} is not a variable"))?;
-            self.locals.insert(name.into(), place);
+            let place = *self.arguments.get(given).ok_or(format!("{given} is not a variable"))?;
+            self.arguments.insert(name.into(), place);
         }
         let caller = std::mem::take(&mut self.names);
         self.depth += 1;

@@ -60,7 +60,7 @@ pub fn decode_all(text: &str) -> Result<(usize, usize), String> {
     Ok((kernels, instructions))
 }
 
-// ------------------------------------------------------------------------------------------------------ the C interface
+// ----------------------------------------------------------------------------------------------------- the C interface
 
 /// `SimtInterpreter`.
 #[repr(C)]
@@ -241,7 +241,25 @@ unsafe extern "C" fn launch(request: *const Request, error: *mut c_char, room: u
     }
 }
 
-// ------------------------------------------------------------------------------------------------------------- coverage
+// ------------------------------------------------------------------------------------------------------------ coverage
+
+unsafe extern "C" {
+    /// Registers a function to call when the process ends.
+    safe fn atexit(what: extern "C" fn()) -> c_int;
+}
+
+/// Writes [`coverage`] to the file that MIPGPU_PTX_COVERAGE names, when the process ends.
+pub fn report_at_exit() {
+    extern "C" fn report() {
+        if let Some(path) = std::env::var_os("MIPGPU_PTX_COVERAGE") {
+            // The process ends; nobody is left to tell of a failure.
+            let _ = guarded(|| std::fs::write(path, coverage()).map_err(|e| e.to_string()));
+        }
+    }
+    if std::env::var_os("MIPGPU_PTX_COVERAGE").is_some() {
+        atexit(report);
+    }
+}
 
 /// Describes what ran of the loaded modules: a line for each kernel, and one for each line of the sources that has
 /// instructions of which none ran.
@@ -249,7 +267,8 @@ pub fn coverage() -> String {
     let mut text = String::new();
     for ((target, kernel), c) in RUNS.lock().unwrap_or_else(PoisonError::into_inner).iter() {
         text += &format!(
-            "kernel\t{target}\t{kernel}\t{} blocks\t{} instructions\t{} of lanes\t{} mma\t{} wgmma\t{} memory\t{} splits\n",
+            "kernel\t{target}\t{kernel}\t{} blocks\t{} instructions\t{} of lanes\t{} mma\t{} wgmma\t{} memory\t\
+             {} splits\n",
             c.blocks, c.instructions, c.lanes, c.mma, c.wgmma, c.memory, c.splits
         );
     }

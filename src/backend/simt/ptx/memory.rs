@@ -106,8 +106,8 @@ pub fn lanes_of(mut lanes: u32) -> impl Iterator<Item = usize> {
 }
 
 impl BlockMemory<'_> {
-    /// Checks an access of `lanes` and calls `visit` with each piece of memory that they reach: its bytes, the offset of
-    /// each lane in it, and its lanes. `local` is the warp's local memory, that of lane 0 first.
+    /// Checks an access of `lanes` and calls `visit` with each piece of memory that they reach: its bytes, the offset
+    /// of each lane in it, and its lanes. `local` is the warp's local memory, that of lane 0 first.
     ///
     /// # Errors
     /// A lane's address is not aligned or is outside of memory, or the access is in a race.

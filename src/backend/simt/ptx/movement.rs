@@ -58,8 +58,10 @@ impl Decoder<'_> {
         if self.is_parameter(address) && space != Space::Param {
             return Err("the parameter in another state space".into());
         }
-        if space == Space::Param && !self.is_parameter(address) {
-            // An argument or a result of a call.
+        if self.is_argument(address) {
+            if space != Space::Param {
+                return Err("an argument in another state space".into());
+            }
             space = Space::Local;
         } else if space == Space::Param && !load {
             return Err("a write to the parameter".into());

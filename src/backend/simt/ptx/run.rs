@@ -102,7 +102,7 @@ impl Warp {
                 // The addresses of the upper lanes do not count for two matrices.
                 let rows = if count == 4 { lanes } else { 0xffff };
                 let reach = Reach { space: Space::Shared, bytes: 16, write: false, atomic: false };
-                let mut values = Vec::new();
+                let mut values = [[0; 32]; 4];
                 block.memory.access(&mut [], self.index, reach, &addresses, rows, |bytes, offsets, _| {
                     values = load_matrix(bytes, offsets, count as usize, transposed);
                 })?;
@@ -138,14 +138,21 @@ impl Warp {
         let registers = &mut self.registers;
         block.memory.access(&mut self.local, self.index, reach, &addresses, lanes, |memory, offsets, lanes| {
             for (element, to) in i.list.iter().enumerate() {
-                let number = |l: usize| read(memory, offsets[l] + element * size, size, access.signed);
-                if access.long {
-                    let to = &mut registers.longs[*to as usize];
-                    lanes_of(lanes).for_each(|l| to[l] = number(l));
-                } else {
-                    let kept = if access.half { 0xffff } else { u32::MAX };
-                    let to = &mut registers.words[*to as usize];
-                    lanes_of(lanes).for_each(|l| to[l] = number(l) as u32 & kept);
+                let at = |l: usize| offsets[l] + element * size;
+                match (access.long, size) {
+                    (false, 4) => {
+                        let to = &mut registers.words[*to as usize];
+                        lanes_of(lanes).for_each(|l| to[l] = u32::from_le_bytes(array(memory, at(l))));
+                    }
+                    (false, _) => {
+                        let kept = if access.half { 0xffff } else { u32::MAX };
+                        let to = &mut registers.words[*to as usize];
+                        lanes_of(lanes).for_each(|l| to[l] = read(memory, at(l), size, access.signed) as u32 & kept);
+                    }
+                    (true, _) => {
+                        let to = &mut registers.longs[*to as usize];
+                        lanes_of(lanes).for_each(|l| to[l] = read(memory, at(l), size, access.signed));
+                    }
                 }
             }
         })
@@ -160,13 +167,13 @@ impl Warp {
         let registers = &self.registers;
         block.memory.access(&mut self.local, self.index, reach, &addresses, lanes, |memory, offsets, lanes| {
             for (element, from) in i.list.iter().enumerate() {
-                for l in lanes_of(lanes) {
-                    let value = match access.long {
-                        true => registers.long(*from)[l],
-                        false => registers.word(*from)[l] as u64,
-                    };
-                    let to = offsets[l] + element * size;
-                    memory[to..to + size].copy_from_slice(&value.to_le_bytes()[..size]);
+                let at = |l: usize| offsets[l] + element * size;
+                if access.long {
+                    let from = registers.long(*from);
+                    lanes_of(lanes).for_each(|l| write(memory, at(l), size, from[l]));
+                } else {
+                    let from = registers.word(*from);
+                    lanes_of(lanes).for_each(|l| write(memory, at(l), size, from[l] as u64));
                 }
             }
         })
@@ -212,7 +219,7 @@ impl Warp {
                     Atomic::CompareAndSwap if old == x => y,
                     Atomic::CompareAndSwap => old,
                 };
-                memory[offsets[l]..offsets[l] + size].copy_from_slice(&new.to_le_bytes()[..size]);
+                write(memory, offsets[l], size, new);
                 match (i.to, size) {
                     (NONE, _) => {}
                     (to, 4) => registers.words[to as usize][l] = old as u32,
@@ -339,17 +346,35 @@ impl Warp {
     }
 }
 
-/// A little-endian number of `size` bytes.
+/// `N` bytes of memory.
+#[inline(always)]
+fn array<const N: usize>(memory: &[u8], at: usize) -> [u8; N] {
+    let mut bytes = [0; N];
+    bytes.copy_from_slice(&memory[at..at + N]);
+    bytes
+}
+
+/// Reads a little-endian number of `size` bytes.
 #[inline(always)]
 fn read(memory: &[u8], at: usize, size: usize, signed: bool) -> u64 {
-    let bytes = &memory[at..at + size];
     match (size, signed) {
-        (4, false) => u32::from_le_bytes(bytes.try_into().unwrap_or_default()) as u64,
-        (4, true) => i32::from_le_bytes(bytes.try_into().unwrap_or_default()) as u64,
-        (8, _) => u64::from_le_bytes(bytes.try_into().unwrap_or_default()),
-        (2, false) => u16::from_le_bytes(bytes.try_into().unwrap_or_default()) as u64,
-        (2, true) => i16::from_le_bytes(bytes.try_into().unwrap_or_default()) as u64,
-        (_, false) => bytes[0] as u64,
-        (_, true) => bytes[0] as i8 as u64,
+        (1, false) => memory[at] as u64,
+        (1, true) => memory[at] as i8 as u64,
+        (2, false) => u16::from_le_bytes(array(memory, at)) as u64,
+        (2, true) => i16::from_le_bytes(array(memory, at)) as u64,
+        (4, false) => u32::from_le_bytes(array(memory, at)) as u64,
+        (4, true) => i32::from_le_bytes(array(memory, at)) as u64,
+        _ => u64::from_le_bytes(array(memory, at)),
+    }
+}
+
+/// Writes the low `size` bytes of a number.
+#[inline(always)]
+fn write(memory: &mut [u8], at: usize, size: usize, value: u64) {
+    match size {
+        1 => memory[at] = value as u8,
+        2 => memory[at..at + 2].copy_from_slice(&(value as u16).to_le_bytes()),
+        4 => memory[at..at + 4].copy_from_slice(&(value as u32).to_le_bytes()),
+        _ => memory[at..at + 8].copy_from_slice(&value.to_le_bytes()),
     }
 }

@@ -107,17 +107,18 @@ pub fn mma(registers: &mut Registers, i: &Instruction, how: Sums) {
     }
     multiply(&mut sums, &a, &b, how);
     for (e, to) in list[..4].iter().enumerate() {
-        let value: Word = std::array::from_fn(|lane| {
+        let mut value = [0; 32];
+        for (lane, value) in value.iter_mut().enumerate() {
             let (row, column) = sum_place(lane, e);
-            sums[row][column].to_bits()
-        });
+            *value = sums[row][column].to_bits();
+        }
         registers.put(*to, value, FULL);
     }
 }
 
 /// What `ldmatrix` gives to the lanes: of matrix i, lane t gets elements 2 (t % 4) and the next of row t / 4;
 /// transposed, of column t / 4. `offsets` are those of the rows, eight a matrix.
-pub fn load_matrix(shared: &[u8], offsets: &[usize; 32], count: usize, transposed: bool) -> Vec<Word> {
+pub fn load_matrix(shared: &[u8], offsets: &[usize; 32], count: usize, transposed: bool) -> [Word; 4] {
     let element = |matrix: usize, row: usize, column: usize| {
         let at = offsets[matrix * 8 + row] + column * 2;
         u16::from_le_bytes([shared[at], shared[at + 1]]) as u32
@@ -129,5 +130,11 @@ pub fn load_matrix(shared: &[u8], offsets: &[usize; 32], count: usize, transpose
             true => element(matrix, second, first) | element(matrix, second + 1, first) << 16,
         }
     };
-    (0..count).map(|matrix| std::array::from_fn(|lane| lane_of(matrix, lane))).collect()
+    let mut words = [[0; 32]; 4];
+    for (matrix, words) in words[..count].iter_mut().enumerate() {
+        for (lane, word) in words.iter_mut().enumerate() {
+            *word = lane_of(matrix, lane);
+        }
+    }
+    words
 }

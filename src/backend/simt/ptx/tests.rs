@@ -1,5 +1,5 @@
-//! The interpreter against independent values: loops in f64, the fragments of the ISA's formulas, and programs that must
-//! be refused.
+//! The interpreter against independent values: loops in f64, the fragments of the ISA's formulas, and programs that
+//! must be refused.
 
 use super::{
     alu::{Registers, compute, is_fast},
@@ -162,7 +162,8 @@ fn shuffles_and_votes_by_the_formulas_of_the_isa() {
         assert_eq!(shuffle("idx", 2, 0x181f)[l], 100 + lane / 8 * 8 + 2);
     }
     let odd = words(
-        "and.b32 %r1, %r0, 1;\nsetp.ne.s32 %p1, %r1, 0;\nvote.sync.ballot.b32 %r2, %p1, -1;\nst.global.u32 [%rd3], %r2;",
+        "and.b32 %r1, %r0, 1;\nsetp.ne.s32 %p1, %r1, 0;\nvote.sync.ballot.b32 %r2, %p1, -1;\n\
+         st.global.u32 [%rd3], %r2;",
         &input,
         32,
     );
@@ -268,16 +269,17 @@ fn a_copy_arrives_at_its_wait_at_the_latest_and_its_request_at_the_earliest() {
     assert_eq!(read("1", Timing::AtWait), 0xff, "read before the copy has arrived");
 }
 
-/// A product of 64 x 64 x 16 by four warps: both operands in shared memory, with the swizzle of 128 bytes, k contiguous.
+/// A product of 64 x 64 x 16 by four warps: both operands in shared memory, with the swizzle of 128 bytes.
 /// `before` stands before the product, `after` behind the last commit.
 fn wgmma(before: &str, fence: &str, after: &str) -> String {
     let accumulators: Vec<String> = (10..42).map(|i| format!("%f{i}")).collect();
     let zeros: String = accumulators.iter().map(|f| format!("mov.f32 {f}, 0f00000000;\n")).collect();
-    // Descriptor: start / 16, stride 1024 / 16 at bit 32, swizzle of 128 bytes at bit 62. Rows of 128 bytes hold 64 of k.
+    // Descriptor: start / 16, stride 1024 / 16 at bit 32, swizzle of 128 bytes at bit 62. A row holds 64 of k.
     let body = format!(
         "mov.u32 %r1, smem;\nmov.u32 %r2, %r0;\n$L_fill:\nshl.b32 %r3, %r2, 2;\nadd.s32 %r4, %r1, %r3;\n\
          st.shared.u32 [%r4], 1065369472;\nadd.s32 %r2, %r2, 128;\nsetp.lt.u32 %p1, %r2, 4096;\n@%p1 bra $L_fill;\n\
-         {before}\nbar.sync 0;\n{zeros}mov.u64 %rd4, 4611686293305294848;\nmov.u64 %rd5, 4611686293305295360;\n{fence}\n\
+         {before}\nbar.sync 0;\n{zeros}mov.u64 %rd4, 4611686293305294848;\n\
+         mov.u64 %rd5, 4611686293305295360;\n{fence}\n\
          setp.eq.u32 %p2, 0, 0;\nwgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {{{list}}}, %rd4, %rd5, %p2, \
          1, 1, 0, 0;\nwgmma.commit_group.sync.aligned;\n{after}\nst.global.f32 [%rd3], %f10;\n\
          wgmma.wait_group.sync.aligned 0;",
@@ -306,6 +308,18 @@ fn wgmma_needs_its_fences_and_its_wait() {
             assert!(first(&wgmma(proxy, fence, "")).unwrap().is_nan(), "read before the wait");
         }
     }
+}
+
+#[test]
+fn the_parameter_is_read_by_name_and_by_address() {
+    let body = "mov.b64 %rd4, k_param_0;\nmov.u64 %rd5, %rd4;\nld.param.u64 %rd6, [%rd5+0];\n\
+                sub.s64 %rd7, %rd6, %rd1;\ncvt.u32.u64 %r1, %rd7;\nadd.s32 %r1, %r1, 9;\nst.global.u32 [%rd3], %r1;";
+    assert_eq!(words(body, &[0; 32], 32).unwrap(), [9; 32]);
+    refused(
+        "mov.b64 %rd4, k_param_0;\nld.param.u32 %r1, [%rd4+8];",
+        PLAIN,
+        "a read of 4 bytes at 8 of 8 of parameters",
+    );
 }
 
 #[test]
