@@ -76,7 +76,7 @@ fn a_fine_tuning_of_the_library_is_the_programs() {
     let e = tuned().split(other).run(&own, &p.path("leak")).unwrap_err();
     assert!(e.what.contains("leak") && !p.path("leak").exists(), "{e}");
     let e = tuned().set("width", 24).unwrap().run(&data, &p.path("no")).unwrap_err();
-    assert!(e.what.contains("width") && !p.path("no").exists(), "{e}");
+    assert!(e.what.contains("item.weight") && !p.path("no").exists(), "{e}");
     // Old names of losses set the loss and the sampler, as the flags do.
     let old = tuned().set("loss", "sampled-popularity").unwrap().set("epochs", 1).unwrap();
     old.run(&data, &p.path("old")).unwrap();

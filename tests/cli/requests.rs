@@ -58,7 +58,7 @@ fn settings_out_of_range_are_refused_before_a_folder_is_made() {
         ("--batch 100000000000", "at most"),
         ("--ffn-ratio 99999999999999", "4 TB"),
         ("--blocks 1000000", "at most 1024"),
-        ("--width 99999999999", "at most"),
+        ("--width 99999999999", "between 1 and 65536"),
         ("--batch 8000000 --length 200 --ffn-ratio 50", "4 TB"),
     ] {
         p.refused(&format!("train data --out run {flags}"), &[says]);
