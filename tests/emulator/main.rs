@@ -1,4 +1,7 @@
-//! The CUDA kernels on the emulator, and the emulator itself. These tests need a C++ compiler (g++).
+//! The CUDA kernels on the emulator and on the PTX interpreter, and both themselves. These tests need a C++ compiler (g++),
+//! those of PTX also nvcc.
+
+#![allow(clippy::print_stderr)]
 
 #[allow(dead_code, reason = "shared with other test binaries")]
 #[path = "../proofs/mod.rs"]

@@ -7,6 +7,9 @@ use super::{
     races::Races,
 };
 
+/// Receives the bytes of an allocation, the offsets of the lanes in them, and the lanes that access them.
+type Visit<'v> = dyn FnMut(&mut [u8], &[usize; 32], u32) + 'v;
+
 pub type Result<T> = std::result::Result<T, String>;
 
 /// A piece of device memory.
@@ -209,7 +212,7 @@ impl BlockMemory<'_> {
         reach: Reach,
         addresses: &Long,
         lanes: u32,
-        visit: &mut dyn FnMut(&mut [u8], &[usize; 32], u32),
+        visit: &mut Visit<'_>,
     ) -> Result<()> {
         let space_of = |address: u64| {
             let windows = [Space::Param, Space::Local, Space::Shared];

@@ -95,8 +95,8 @@ impl Warp {
         for (register, value) in &launch.kernel.long_constants {
             r.longs[*register as usize] = [*value; 32];
         }
-        for axis in 0..3 {
-            r.words[CTAID as usize + axis] = [block[axis]; 32];
+        for (axis, index) in block.iter().enumerate() {
+            r.words[CTAID as usize + axis] = [*index; 32];
         }
         let threads = launch.threads() - self.index * 32;
         self.live = if threads >= 32 { FULL } else { (1 << threads) - 1 };

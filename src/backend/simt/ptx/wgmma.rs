@@ -88,7 +88,7 @@ impl Warp {
 
     fn request(&mut self, block: &mut Block, i: &Instruction) -> Result<()> {
         self.counts.wgmma += 1;
-        if block.launch.threads() % 128 != 0 {
+        if !block.launch.threads().is_multiple_of(128) {
             return Err("wgmma in a block with an incomplete warpgroup".into());
         }
         if !self.products.fenced {
