@@ -1,5 +1,5 @@
-//! The CUDA kernels on the emulator and on the PTX interpreter, and both themselves. These tests need a C++ compiler (g++),
-//! those of PTX also nvcc.
+//! The CUDA kernels on the emulator and on the PTX interpreter, and both themselves. These tests need a C++ compiler
+//! (g++), and those of PTX also nvcc.
 
 #![allow(clippy::print_stderr)]
 
