@@ -24,14 +24,25 @@ use crate::proofs::{Failures, boxed, wanted};
 pub static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn prove(cases: Vec<Case>) {
-    prove_with(cases, &emulated);
+    prove_with(cases, &every_timing(), &emulated);
 }
 
-pub fn prove_with(cases: Vec<Case>, open: &dyn Fn(Precision, &Planner) -> Result<Simt>) {
-    prove_in(&[Precision::F32, Precision::Bf16], cases, open);
+/// Every order of threads with every time of copies, but the usual ones.
+fn every_timing() -> Vec<Emulation> {
+    (1..9).map(|i| Emulation { order: i / 3, copies: i % 3, seed: 7 }).collect()
 }
 
-pub fn prove_in(precisions: &[Precision], cases: Vec<Case>, open: &dyn Fn(Precision, &Planner) -> Result<Simt>) {
+pub fn prove_with(cases: Vec<Case>, timings: &[Emulation], open: &dyn Fn(Precision, &Planner) -> Result<Simt>) {
+    prove_in(&[Precision::F32, Precision::Bf16], cases, timings, open);
+}
+
+/// Compares cases with the reference, and the bits of other timings with those of the usual one.
+pub fn prove_in(
+    precisions: &[Precision],
+    cases: Vec<Case>,
+    timings: &[Emulation],
+    open: &dyn Fn(Precision, &Planner) -> Result<Simt>,
+) {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
     let mut failures = Failures::default();
     for &precision in precisions {
@@ -42,8 +53,9 @@ pub fn prove_in(precisions: &[Precision], cases: Vec<Case>, open: &dyn Fn(Precis
                 ops::prove::parity(case, &open)?;
                 let said = |e: String| format!("case '{}': {e}", case.name);
                 let usual = ops::prove::fingerprint(case, &open).map_err(said)?;
-                for (order, copies) in (0..9).map(|i| (i / 3, i % 3)).skip(1) {
-                    emulate(Emulation { order, copies, seed: 7 }).unwrap();
+                for timing in timings {
+                    let Emulation { order, copies, .. } = *timing;
+                    emulate(*timing).unwrap();
                     if ops::prove::fingerprint(case, &open).map_err(said)? != usual {
                         return Err(said(format!(
                             "{} and {} leave other bits in order {order}, copies {copies}",
@@ -149,7 +161,7 @@ every_op!(ops);
 /// separately.
 #[test]
 fn linear_by_our_own_gemm() {
-    prove_with(ops::linear::cases(), &|precision, plan| {
+    prove_with(ops::linear::cases(), &every_timing(), &|precision, plan| {
         Simt::open(Driver::Emulator, 0, precision, plan, |_| Ok(Box::new(Own)))
     });
 }
@@ -162,16 +174,17 @@ fn wgmma(precision: Precision, plan: &Planner) -> Result<Simt> {
 }
 
 fn prove_variants(cases: impl Fn() -> Vec<Case>) {
-    prove_variants_of(cases, &wgmma, &|plan| emulated(Precision::Bf16, plan));
+    prove_variants_of(cases, &every_timing(), &wgmma, &|plan| emulated(Precision::Bf16, plan));
 }
 
 /// Proves kernels with wgmma, and that they leave the bits of those without.
 pub fn prove_variants_of(
     cases: impl Fn() -> Vec<Case>,
+    timings: &[Emulation],
     wgmma: &dyn Fn(Precision, &Planner) -> Result<Simt>,
     portable: &dyn Fn(&Planner) -> Result<Simt>,
 ) {
-    prove_in(&[Precision::Bf16], cases(), wgmma);
+    prove_in(&[Precision::Bf16], cases(), timings, wgmma);
     // The same products, summed in the same order: detects differences within the reference's tolerance.
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(|e| e.into_inner());
     let mut failures = Failures::default();

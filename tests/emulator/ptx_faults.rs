@@ -91,6 +91,8 @@ fn plant(fault: &Fault, unit: &str, target: &str, folder: &Path) {
 fn passes(folder: &Path, fault: &Fault, only: &str, (order, copies): (&str, &str)) -> bool {
     let out = Command::new(env!("CARGO_BIN_EXE_mipgpu"))
         .args(["check", "--device", if fault.hopper { "ptx90a" } else { "ptx" }, "--only", only])
+        // The Hopper variants are of bf16.
+        .args(["--precision", "bf16"].iter().filter(|_| fault.hopper))
         .env("MIPGPU_PTX_FOLDER", folder)
         .envs([("MIPGPU_EMU_ORDER", order), ("MIPGPU_EMU_COPY", copies)])
         .env("MIPGPU_WGMMA", if fault.hopper { "1" } else { "" })

@@ -9,7 +9,7 @@ use mipgpu::{
         Target, interpreted,
         simt::{
             Simt,
-            driver::ptx_is_built,
+            driver::{Emulation, ptx_is_built},
             kernels::PTX,
             ptx::interpreter::{Settings, configure, decode_all},
         },
@@ -27,6 +27,11 @@ fn open(target: Target, precision: Precision, plan: &Planner) -> Result<Simt> {
     let simt = interpreted(target, precision, plan)?;
     SET.call_once(|| configure(Settings { races: true, ..Settings::default() }));
     Ok(simt)
+}
+
+/// Each order of warps and each time of copies once, next to the usual ones. The emulator tries all nine pairs.
+fn timings() -> Vec<Emulation> {
+    (1..3).map(|i| Emulation { order: i, copies: i, seed: 7 }).collect()
 }
 
 fn ampere(precision: Precision, plan: &Planner) -> Result<Simt> {
@@ -50,7 +55,7 @@ pub fn there_is_ptx() -> bool {
 
 fn prove(cases: Vec<Case>) {
     if there_is_ptx() {
-        prove_with(cases, &ampere);
+        prove_with(cases, &timings(), &ampere);
     }
 }
 
@@ -64,7 +69,7 @@ every_op!(on_ptx);
 
 fn prove_variants(cases: impl Fn() -> Vec<Case>) {
     if there_is_ptx() {
-        prove_variants_of(cases, &hopper, &|plan| ampere(Precision::Bf16, plan));
+        prove_variants_of(cases, &timings(), &hopper, &|plan| ampere(Precision::Bf16, plan));
     }
 }
 
