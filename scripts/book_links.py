@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Preprocessor of mdBook: a link that leaves docs/ becomes its text and the path in the repository.
+"""Rewrites pages of docs/ in place: a link that leaves docs/ becomes its text and the path in the repository.
 
-The book holds docs/ only, so such a link would lead nowhere.
+    scripts/book_links.py PAGE.md ...
+
+The book holds docs/ only, so such a link would lead nowhere in it.
 """
 
-import json
 import re
 import sys
+from pathlib import Path
 
 LINK = re.compile(r"\[([^\]]*)\]\(\.\./([^)#]+)(#[^)]*)?\)")
 DEFINITION = re.compile(r"^\[([^\]]+)\]: \.\./(\S+)$", re.MULTILINE)
@@ -26,20 +28,9 @@ def rewritten(text: str) -> str:
     return LINK.sub(plain, text)
 
 
-def visit(items: list) -> None:
-    for item in items:
-        if isinstance(item, dict) and "Chapter" in item:
-            chapter = item["Chapter"]
-            chapter["content"] = rewritten(chapter["content"])
-            visit(chapter["sub_items"])
-
-
 def main() -> None:
-    if sys.argv[1:2] == ["supports"]:
-        return
-    _, book = json.load(sys.stdin)
-    visit(book.get("items", book.get("sections", [])))
-    json.dump(book, sys.stdout)
+    for path in map(Path, sys.argv[1:]):
+        path.write_text(rewritten(path.read_text()))
 
 
 if __name__ == "__main__":
