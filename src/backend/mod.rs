@@ -60,7 +60,7 @@ pub enum Device {
     Reference,
 }
 
-/// An architecture whose PTX the program holds and interprets.
+/// An architecture of the PTX that the program holds and interprets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Target {
     /// The PTX for Ampere and newer GPUs.

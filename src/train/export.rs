@@ -76,8 +76,8 @@ const FORMATS: [Format; 2] = [Format::Safetensors, Format::Parquet];
 /// files are renamed to their final names once all are complete.
 ///
 /// # Errors
-/// The folder holds a run, a data set or vectors of another checkpoint; the data have another vocabulary; the model or the
-/// file system fails.
+/// The folder holds a run, a data set or vectors of another checkpoint; the data have another vocabulary; the model or
+/// the file system fails.
 pub fn export_vectors(
     run: &mut OpenRun,
     data: Option<&Dataset>,

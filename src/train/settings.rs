@@ -70,8 +70,8 @@ fn help(name: &str, text: &str, shown: &str) -> String {
     format!("{}{choices}{only} [default: {shown}]", filled(text))
 }
 
-// NAME: TYPE = DEFAULT, "DEFAULT AS SHOWN", [RANGE] "HELP", and how far it may differ from a base (`Differs`) if that is
-// not the default of the heading. The range is optional.
+// NAME: TYPE = DEFAULT, "DEFAULT AS SHOWN", [RANGE] "HELP", and how far it may differ from a base (`Differs`) if that
+// is not the default of the heading. The range is optional.
 macro_rules! settings {
     ($($group:literal {
         $($(#[$flag:meta])* $name:ident: $type:ty = $default:expr, $shown:literal, $([$range:expr])? $help:literal

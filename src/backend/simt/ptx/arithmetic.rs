@@ -63,7 +63,7 @@ fn two_sum(a: f64, b: f64) -> (f64, f64) {
 }
 
 /// Whether `t`, the nearest f32 of `sum`, is above or below the exact value `sum + error`.
-fn beside(t: f32, sum: f64, error: f64) -> (bool, bool) {
+fn above_or_below(t: f32, sum: f64, error: f64) -> (bool, bool) {
     let t = t as f64;
     (t > sum || (t == sum && error < 0.0), t < sum || (t == sum && error > 0.0))
 }
@@ -78,7 +78,7 @@ pub fn fma_down(a: f32, b: f32, c: f32) -> f32 {
         return if product.is_sign_positive() && c.is_sign_positive() { 0.0 } else { -0.0 };
     }
     match t.is_finite() || (sum.is_finite() && t > 0.0) {
-        true if beside(t, sum, error).0 => t.next_down(),
+        true if above_or_below(t, sum, error).0 => t.next_down(),
         _ => t,
     }
 }
@@ -90,7 +90,7 @@ pub fn add_to_zero(a: f32, b: f32) -> f32 {
     if !sum.is_finite() {
         return t;
     }
-    match beside(t, sum, error) {
+    match above_or_below(t, sum, error) {
         (above, _) if t > 0.0 && above => t.next_down(),
         (_, below) if t < 0.0 && below => t.next_up(),
         _ => t,

@@ -28,7 +28,7 @@ pub struct Names {
     /// Single registers, by scope.
     scopes: Vec<HashMap<String, (Class, u32)>>,
     labels: HashMap<String, u32>,
-    /// Branches whose labels are not resolved yet: instruction and label.
+    /// Branches to labels that are not resolved yet: instruction and label.
     pub jumps: Vec<(usize, String)>,
 }
 

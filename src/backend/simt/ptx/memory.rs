@@ -268,7 +268,7 @@ pub struct Copy {
 }
 
 impl BlockMemory<'_> {
-    /// Carries out a copy, whose destination was checked when it was requested.
+    /// Carries out a copy. Its destination was checked when it was requested.
     pub fn copy(&mut self, warp: usize, copy: &Copy) -> Result<()> {
         let reach = Reach { space: Space::Shared, bytes: copy.size as u32, write: true, atomic: false };
         let mut offsets = [0; 32];

@@ -1,4 +1,4 @@
-//! A decoded kernel: flat instructions whose operands are numbers of registers.
+//! A decoded kernel: flat instructions. Their operands are numbers of registers.
 
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 
